@@ -1,0 +1,179 @@
+"""What a run is asked to do: one TOML file, checked before anything starts.
+
+    config = load_config("run.toml")
+    config.corpus.tokens
+    save_config(config, Path("run/config.toml"))
+
+A run directory keeps the resolved file, every default written out, so that
+`glossator run RUN/config.toml` does the same again.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from glossator.errors import InputError
+from glossator.records import Record
+
+__all__ = [
+    "AtlasConfig",
+    "CoderConfig",
+    "CorpusConfig",
+    "ExplainConfig",
+    "JudgeConfig",
+    "RunConfig",
+    "SubjectConfig",
+    "load_config",
+    "save_config",
+]
+
+
+class CorpusConfig(Record):
+    """The text that is read."""
+
+    source: tuple[str, ...] = ("stdlib",)
+    """`stdlib`, `packages`, `hf:NAME[:SPLIT]`, or paths of text, JSONL or Parquet files."""
+    column: str = "text"
+    """Field of JSONL or Parquet rows that holds the text."""
+    tokens: int | None = Field(default=300_000, gt=0)
+    """Stop after the document that reaches so many tokens; None reads everything."""
+    context_length: int = Field(default=128, gt=0, multiple_of=32)
+    """Tokens in one context."""
+
+
+class SubjectConfig(Record):
+    """The language model under study."""
+
+    name: str = "smollm2"
+    """`smollm2`, or a Hugging Face name or path."""
+    hookpoint: str | None = None
+    """Module path whose output is encoded; the coder's or the subject's default if None."""
+    dtype: str = "auto"
+    """`float32`, `bfloat16`, or `auto`: the one that a probe finds faster."""
+
+
+class CoderConfig(Record):
+    """The sparse coder."""
+
+    path: str | None = None
+    """Folder of a coder; None trains a TopK one, or takes the one trained before."""
+    latents: int = Field(default=4_096, gt=0)
+    """Latents of a coder to be trained."""
+    k: int = Field(default=32, gt=0)
+    """Latents active on a token of a coder to be trained."""
+    steps: int | None = Field(default=None, gt=0)
+    """Training steps; None takes the trainer's default."""
+
+
+class ExplainConfig(Record):
+    """What is explained."""
+
+    latents: tuple[int, ...] | None = None
+    """Ids of the latents that are explained; None takes all live ones."""
+
+
+class JudgeConfig(Record):
+    """The language model that explains and scores, where there is one."""
+
+    url: str | None = None
+    """Base URL of an OpenAI-compatible server, or `local`: vLLM on the built-in model."""
+    model: str | None = None
+    """The model's name at that server; None takes the only one it serves."""
+    max_latents: int | None = Field(default=None, gt=0)
+    """Latents that the judge is asked about, drawn by seed; 64, or 4 with `local`, if None."""
+    concurrency: int = Field(default=32, gt=0)
+    """Requests in flight."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds that one request may take."""
+
+    @property
+    def bound(self) -> int:
+        """How many latents the judge is asked about at most."""
+        if self.max_latents is not None:
+            return self.max_latents
+        return 4 if self.url == "local" else 64
+
+
+class AtlasConfig(Record):
+    """The page."""
+
+    max_pages: int = Field(default=10_000, gt=0)
+    """Above so many latents the file holds the pages of a seeded choice."""
+
+
+class RunConfig(Record):
+    """A whole run."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    subject: SubjectConfig = SubjectConfig()
+    coder: CoderConfig = CoderConfig()
+    explain: ExplainConfig = ExplainConfig()
+    judge: JudgeConfig = JudgeConfig()
+    atlas: AtlasConfig = AtlasConfig()
+    seed: int = Field(default=0, ge=0)
+    """Seed of every draw."""
+    max_failed: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of explanations or verdicts that may be missing before the exit code says so."""
+
+    @model_validator(mode="after")
+    def _coder_fits(self) -> RunConfig:
+        if self.coder.path is None and self.coder.k >= self.coder.latents:
+            raise ValueError("coder.k: must be smaller than coder.latents")
+        return self
+
+    def data(self) -> dict[str, Any]:
+        """The part that determines the index: changing it means another run."""
+        return self.model_dump(mode="json", include={"corpus", "subject", "coder", "seed"})
+
+
+def config_from(values: dict[str, Any], source: str) -> RunConfig:
+    """Check a mapping of settings.
+
+    Args:
+        values: nested settings, as TOML gives them.
+        source: where they come from, for the error.
+
+    Raises:
+        InputError: an unknown field or a value out of range; the text names the field.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{source}: field `{field}`: {message}{more}") from error
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read a TOML file.
+
+    Raises:
+        InputError: no such file, not TOML, an unknown field or a value out of range.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML ({error})") from error
+    return config_from(values, str(path))
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write every setting, defaults included; what is None is left out, as TOML has no null."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        tomli_w.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

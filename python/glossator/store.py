@@ -1,0 +1,285 @@
+"""The database of one run: what was explained, asked, answered and scored.
+
+    with Store.open("run") as store:
+        store.add("explanations", [explanation])
+        store.table("explanations")  # pyarrow.Table
+
+One SQLite file in the run directory, one writer at a time. Every `add` is one transaction: a
+process killed at any instant leaves whole rows and nothing else. Adding a row again replaces it by
+its key, so a resumed run repeats no work and counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import psutil
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from glossator.errors import InputError, RunLockedError
+from glossator.records import TABLES, Record
+
+__all__ = ["SCHEMA_VERSION", "Rows", "Store"]
+
+Rows: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
+"""What a table takes: records, mappings by column, or Arrow."""
+
+SCHEMA_VERSION = 1
+DATABASE = "run.db"
+LOCK = "run.lock"
+
+# What tells one row of a table from another; adding the same key again replaces the row.
+_KEYS = {
+    "latents": ("hookpoint", "latent"),
+    "explanations": ("explanation_id",),
+    "examples": ("example_id",),
+    "protocols": ("protocol_id",),
+    "verdicts": ("explanation_id", "protocol_id", "scorer", "prompt_id", "slot"),
+    "scores": ("explanation_id", "protocol_id", "scorer", "metric", "kind", "decile"),
+    "ledger": ("stage", "scorer"),
+}
+_SQL_TYPES = {"int64": "INTEGER", "uint64": "INTEGER", "bool": "INTEGER", "double": "REAL"}
+
+# File systems on which the shared memory of a write-ahead log does not work.
+_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "ceph", "fuse", "9p", "afs", "beegfs")
+
+
+def _column(field: pa.Field) -> str:
+    return f'"{field.name}" {_SQL_TYPES.get(str(field.type), "TEXT")}'
+
+
+def _create(name: str) -> str:
+    columns = ", ".join(_column(field) for field in TABLES[name])
+    key = ", ".join(f'"{column}"' for column in _KEYS[name])
+    return f'CREATE TABLE IF NOT EXISTS "{name}" ({columns}, PRIMARY KEY ({key}))'
+
+
+# By version: what turns a database of that version into one of the next.
+_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+
+def _journal_mode(path: Path) -> str:
+    """`WAL` on a local disk; `DELETE` where the file system is a network's."""
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    for parent in [path.resolve(), *path.resolve().parents]:
+        kind = mounts.get(str(parent))
+        if kind is not None:
+            return "DELETE" if kind.lower().startswith(_NETWORK) else "WAL"
+    return "WAL"
+
+
+def _encode(value: Any, field: pa.Field) -> Any:  # noqa: ANN401 - whatever SQLite takes
+    if value is None or isinstance(value, str | float):
+        return value
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int):
+        # SQLite's integers are signed: a u64 document id is kept as its two's complement.
+        return value - 2**64 if field.type == pa.uint64() and value >= 2**63 else value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _decode(value: Any, field: pa.Field) -> Any:  # noqa: ANN401 - whatever Arrow takes
+    if value is None:
+        return None
+    if pa.types.is_list(field.type):
+        return json.loads(value)
+    if field.type == pa.bool_():
+        return bool(value)
+    if field.type == pa.uint64() and value < 0:
+        return value + 2**64
+    return value
+
+
+class Store:
+    """The run's tables, by the names and columns of `glossator.records.TABLES`.
+
+    Attributes:
+        path: the run directory.
+        writable: whether this process holds the run's lock.
+    """
+
+    def __init__(self, path: Path, database: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.path = path
+        self.writable = lock is not None
+        self._database = database
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: str | Path, *, write: bool = True) -> Self:
+        """Open a run's database, making or migrating it where `write` is true.
+
+        Args:
+            path: the run directory; made if missing and `write` is true.
+            write: take the run's lock. Readers need none and may open a run that is being written.
+
+        Raises:
+            RunLockedError: another process writes to this run.
+            InputError: there is no run here, it cannot be written, or it was written by a newer
+                version of glossator.
+        """
+        path = Path(path)
+        file = path / DATABASE
+        if not write and not file.is_file():
+            raise InputError(f"{path}: no run here (`{DATABASE}` is missing); name a run directory")
+        lock = None
+        try:
+            if write:
+                path.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(path / LOCK)
+                lock.acquire(timeout=0)
+            database = sqlite3.connect(file, isolation_level=None, timeout=30.0)
+        except Timeout as error:
+            raise RunLockedError(
+                f"{path}: another process is writing to this run; "
+                "wait for it or choose another directory"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}); choose --out"
+            ) from error
+        store = cls(path, database, lock)
+        try:
+            store._prepare(write=write)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _prepare(self, *, write: bool) -> None:
+        try:
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{self.path / DATABASE}: not a database ({error})") from error
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"{self.path / DATABASE}: schema version {version} is newer than {SCHEMA_VERSION}, "
+                "the newest that this glossator knows; upgrade glossator"
+            )
+        if not write:
+            if version < SCHEMA_VERSION:
+                raise InputError(
+                    f"{self.path / DATABASE}: schema version {version} is older than "
+                    f"{SCHEMA_VERSION}; open the run for writing once to migrate it"
+                )
+            return
+        self._database.execute(f"PRAGMA journal_mode = {_journal_mode(self.path)}")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        if version == SCHEMA_VERSION:
+            return
+        with self._transaction():
+            if version:
+                for old in range(version, SCHEMA_VERSION):
+                    _MIGRATIONS[old](self._database)
+            for name in TABLES:
+                self._database.execute(_create(name))
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
+            )
+            self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            # SQLite ends the transaction itself on some errors, a full disk among them.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def add(self, name: str, rows: Rows, *, replace: bool = False) -> None:
+        """Add rows in one transaction; a row whose key is there replaces the old one.
+
+        Args:
+            name: a table of `TABLES`.
+            rows: records, mappings or an Arrow table. Columns that are missing become null.
+            replace: empty the table first, in the same transaction.
+
+        Raises:
+            InputError: the disk is full or the database cannot be written.
+        """
+        schema = TABLES[name]
+        if isinstance(rows, pa.Table):
+            rows = rows.to_pylist()
+        encoded = []
+        for row in rows:
+            values = row.model_dump(mode="json") if isinstance(row, Record) else row
+            encoded.append([_encode(values.get(field.name), field) for field in schema])
+        places = ", ".join("?" * len(schema))
+        try:
+            with self._transaction():
+                if replace:
+                    self._database.execute(f'DELETE FROM "{name}"')
+                self._database.executemany(
+                    f'INSERT OR REPLACE INTO "{name}" VALUES ({places})', encoded
+                )
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"{self.path / DATABASE}: table `{name}` could not be written ({error}); free space"
+                " on the disk and run the same command again: what was stored is kept"
+            ) from error
+
+    def table(self, name: str, where: str = "", parameters: tuple[object, ...] = ()) -> pa.Table:
+        """A table as Arrow, in the order of its key.
+
+        Args:
+            name: a table of `TABLES`.
+            where: an SQL condition, with `?` for each of `parameters`.
+            parameters: values of the condition.
+
+        Raises:
+            InputError: no such table.
+        """
+        if name not in TABLES:
+            raise InputError(f"table `{name}`: unknown; known are {', '.join(TABLES)}")
+        schema = TABLES[name]
+        columns = ", ".join(f'"{field.name}"' for field in schema)
+        order = ", ".join(f'"{column}"' for column in _KEYS[name])
+        condition = f" WHERE {where}" if where else ""
+        rows = self._database.execute(
+            f'SELECT {columns} FROM "{name}"{condition} ORDER BY {order}',
+            parameters,
+        ).fetchall()
+        arrays = []
+        for column, field in enumerate(schema):
+            arrays.append(pa.array([_decode(row[column], field) for row in rows], type=field.type))
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    def fact(self, name: str) -> Any:  # noqa: ANN401 - JSON
+        """A named JSON value of the run; None where there is none."""
+        row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def facts(self) -> dict[str, Any]:
+        """All named values."""
+        rows = self._database.execute("SELECT name, value FROM facts ORDER BY name").fetchall()
+        return {name: json.loads(value) for name, value in rows}
+
+    def set_fact(self, name: str, value: object) -> None:
+        """Store a JSON value under a name."""
+        with self._transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)",
+                (name, json.dumps(value, ensure_ascii=False)),
+            )
+
+    def close(self) -> None:
+        """Close the database and give the lock back."""
+        self._database.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
