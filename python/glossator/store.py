@@ -110,6 +110,7 @@ class Store:
         self.writable = lock is not None
         self._database = database
         self._lock = lock
+        self._open = True
 
     @classmethod
     def open(cls, path: str | Path, *, write: bool = True) -> Self:
@@ -272,8 +273,14 @@ class Store:
                 (name, json.dumps(value, ensure_ascii=False)),
             )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` was not called yet."""
+        return self._open
+
     def close(self) -> None:
         """Close the database and give the lock back."""
+        self._open = False
         self._database.close()
         if self._lock is not None:
             self._lock.release()

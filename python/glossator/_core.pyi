@@ -1,0 +1,201 @@
+# Written by rust/python/stubs.py from the Rust sources: change those.
+
+"""The compiled core of glossator; `glossator.index` and its neighbours are its documented face."""
+
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: Final[str]
+
+@final
+class Index:
+    """An open index."""
+    def activations(
+        self, /, latent: int, starts: NDArray[np.uint64], length: int
+    ) -> NDArray[np.float32]:
+        """One latent's activations on `length` tokens from each start on, flat."""
+    @property
+    def attributes(self, /) -> dict[str, str]:
+        """Free text that describes the index."""
+    @property
+    def complete(self, /) -> bool:
+        """Whether the build reached its end."""
+    @property
+    def context_length(self, /) -> int:
+        """Tokens in a context."""
+    def contexts(
+        self, /, ids: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.bool_]]:
+        """Tokens, documents and mask of some contexts, flat."""
+    def counts(self, /) -> NDArray[np.uint64]:
+        """Postings of each latent."""
+    def deciles(self, /) -> NDArray[np.float32]:
+        """Minimum, nine boundaries and maximum of each latent's window maxima."""
+    def eligible(self, /) -> NDArray[np.bool_]:
+        """Whether each window may be drawn for its side."""
+    @property
+    def first_context(self, /) -> int:
+        """Number of the first context."""
+    @property
+    def hash(self, /) -> str:
+        """A hash of the whole content, 16 hexadecimal digits."""
+    @property
+    def n_contexts(self, /) -> int:
+        """Number of contexts."""
+    @property
+    def n_latents(self, /) -> int:
+        """Number of latents."""
+    @property
+    def n_segments(self, /) -> int:
+        """Number of segments."""
+    @property
+    def n_tokens(self, /) -> int:
+        """Number of unmasked tokens."""
+    @property
+    def nnz(self, /) -> int:
+        """Number of postings."""
+    @staticmethod
+    def open(path: str, *, unfinished: bool) -> Index:
+        """Open the index in a folder; one whose build has not reached its end only if `unfinished`."""
+    def overlap_share(self, /) -> float:
+        """The share of score-side windows that are not eligible."""
+    def postings(self, /, latent: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Positions and activations of one latent."""
+    def sample(self, /, latents: NDArray[np.uint32], plan: str, seed: int) -> dict[str, Any]:
+        """The columns of the examples that a plan (in JSON) draws."""
+    @property
+    def segment_contexts(self, /) -> int:
+        """Contexts in a full segment."""
+    def sides(self, /) -> NDArray[np.uint8]:
+        """The side of every window."""
+    @property
+    def split_seed(self, /) -> int:
+        """Seed of the division of documents into sides."""
+    def summary(self, /) -> dict[str, NDArray[Any]]:
+        """Counts of every latent, by name."""
+    def verify(self, /) -> None:
+        """Compare the checksum of every file."""
+    @property
+    def window(self, /) -> int:
+        """Tokens in a window."""
+    def windows(
+        self, /, latent: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.uint8]]:
+        """Starts, maxima and deciles of one latent's windows."""
+
+@final
+class IndexWriter:
+    """Builds an index in a folder, or goes on with one."""
+    def __new__(
+        cls,
+        /,
+        path: str,
+        *,
+        n_latents: int,
+        context_length: int,
+        window: int,
+        first_context: int,
+        segment_contexts: int | None,
+        split_seed: int,
+        attributes: dict[str, str],
+    ) -> IndexWriter:
+        """Open the folder; the arguments are those of `glossator.index.IndexWriter`."""
+    def abandon(self, /) -> None:
+        """Drop what is not committed, and let go of the folder."""
+    def add(
+        self,
+        /,
+        tokens: NDArray[np.uint32],
+        latents: NDArray[np.uint32],
+        activations: NDArray[np.float32],
+        document_ids: NDArray[np.uint64],
+        mask: NDArray[np.bool_] | None,
+        context: int | None,
+    ) -> None:
+        """
+        Add contexts with the same number of entries for every token.
+
+        Documents are one per token, and all arrays C-contiguous.
+        """
+    def add_coo(
+        self,
+        /,
+        tokens: NDArray[np.uint32],
+        rows: NDArray[np.uint64],
+        offsets: NDArray[np.uint64],
+        latents: NDArray[np.uint32],
+        activations: NDArray[np.float32],
+        document_ids: NDArray[np.uint64],
+        mask: NDArray[np.bool_] | None,
+        context: int | None,
+    ) -> None:
+        """Add contexts with one entry per activation, in any order."""
+    @property
+    def cursor(self, /) -> int:
+        """Where the next batch goes, unless it says so itself."""
+    def finish(self, /) -> None:
+        """Commit what is left, mark the index complete, and let go of the folder."""
+    @property
+    def next_context(self, /) -> int:
+        """The first context that the index has not been given yet."""
+    @property
+    def segment_contexts(self, /) -> int:
+        """Contexts in a segment."""
+
+@final
+class RuleChecker:
+    """Counts what rules get right and wrong on every eligible window of the score side."""
+    def __new__(cls, /, index: Index) -> RuleChecker:
+        """Collect where each token stands on the score side."""
+    def check(
+        self, /, latents: NDArray[np.uint32], rules: list[str]
+    ) -> dict[str, NDArray[np.uint64]]:
+        """
+        Outcomes of rule `i` (JSON) for latent `i`, by column.
+
+        For each unit, `window` and `token`: `tp`, `fp`, `fn`, `tn`; the sums over documents of
+        the products of two of the first three (`tp_tp` to `fp_fn`); and the documents in which
+        something is predicted, active, or either. Then `decile_windows` and `decile_hits`, ten
+        values a rule: the latent's windows of that decile, and those in which the rule fires.
+        """
+    @property
+    def documents(self, /) -> int:
+        """Documents with a token in them."""
+    @property
+    def tokens(self, /) -> int:
+        """Unmasked tokens in them."""
+    @property
+    def windows(self, /) -> int:
+        """Eligible windows of the score side."""
+
+@final
+class RuleLearner:
+    """Learns a rule for each latent from the explain side of an index."""
+    def __new__(
+        cls,
+        /,
+        index: Index,
+        *,
+        max_tokens: int,
+        max_context_tokens: int,
+        reach: int,
+        look_ahead: bool,
+        min_gain: float,
+    ) -> RuleLearner:
+        """Lay the explain side out for learning; the arguments are those of `learn_rules`."""
+    def learn(self, /, latents: NDArray[np.uint32]) -> list[str | None]:
+        """One rule a latent, in JSON; None for a latent that is silent on the explain side."""
+
+def document_sides(document_ids: NDArray[np.uint64], split_seed: int) -> NDArray[np.uint8]:
+    """The side of each document: 0 explain, 1 score."""
+
+class GlossatorError(Exception):
+    """An error whose one line names the file, the field and the remedy."""
+
+class InputError(GlossatorError):
+    """Something that the caller can mend: an argument, a file, a setting."""
+
+class CorruptIndexError(GlossatorError):
+    """A file of an index is not what its manifest says it is."""

@@ -1,0 +1,96 @@
+"""What callers hand over, as the arrays that the core takes; what it cannot be is refused by name.
+
+    ids = to_ids("tokens", to_numpy("tokens", tokens), np.uint32, first)
+    whole("seed", seed, 2**64)
+
+NumPy arrays, torch tensors of any device and nested lists are taken. Torch is never imported here.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glossator.errors import InputError
+
+__all__ = ["Array", "flat_ids", "to_activations", "to_ids", "to_numpy", "whole"]
+
+Array = npt.NDArray[Any]
+
+
+def whole(name: str, value: int, limit: int) -> int:
+    """A number from 0 to `limit` - 1."""
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"`{name}` is {value!r}; it must be a whole number") from error
+    if not 0 <= number < limit:
+        raise InputError(f"`{name}` is {number}; it must be between 0 and {limit - 1}")
+    return number
+
+
+def to_numpy(name: str, value: Any) -> Array:  # noqa: ANN401 - whatever the caller has
+    """An array of what the caller gave; torch is looked at only when it is torch's."""
+    if any(base.__module__.partition(".")[0] == "torch" for base in type(value).__mro__):
+        tensor = value.detach().cpu()
+        value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"`{name}` is no array: {error}") from error
+
+
+def flat_ids(name: str, value: npt.ArrayLike, dtype: type[np.unsignedinteger[Any]]) -> Array:
+    """A list of ids."""
+    array = to_numpy(name, value)
+    if array.ndim != 1:
+        raise InputError(f"`{name}` has shape {array.shape}; it must have one dimension")
+    return to_ids(name, array, dtype, None)
+
+
+def to_ids(
+    name: str,
+    array: Array,
+    dtype: type[np.unsignedinteger[Any]],
+    first: int | None,
+    live: Array | None = None,
+) -> Array:
+    """Ids in the core's dtype.
+
+    Args:
+        name: The argument, for the text of an error.
+        array: Ids of any integer dtype.
+        dtype: The dtype asked for.
+        first: Number of the context of the first row; None where rows are no contexts.
+        live: Broadcasts to `array`; where it is False, ids are not looked at.
+
+    Raises:
+        InputError: An id is negative or too large, or the dtype is not of integers.
+    """
+    if array.size and array.dtype.kind not in "iu":
+        raise InputError(f"`{name}` has dtype {array.dtype}; it must be of integers")
+    limit = np.iinfo(dtype).max
+    if array.size and (int(array.min()) < 0 or int(array.max()) > limit):
+        bad = (array < 0) | (array > limit)
+        if live is not None:
+            bad &= live
+        if bad.any():
+            at = [int(i) for i in np.argwhere(bad)[0]]
+            place = f"entry {at[0]}" if first is None else f"context {first + at[0]}"
+            offset = f", offset {at[1]}" if len(at) > 1 else ""
+            raise InputError(
+                f"{place}{offset}: `{name}` is {array[tuple(at)]}; it must be between 0 and {limit}"
+            )
+    return np.ascontiguousarray(array.astype(dtype, copy=False))
+
+
+def to_activations(array: Array) -> Array:
+    """Activations as float32, which holds the three dtypes exactly."""
+    if array.size and str(array.dtype) not in ("float16", "bfloat16", "float32"):
+        raise InputError(
+            f"`activations` has dtype {array.dtype}; it must be float16, bfloat16 or float32"
+        )
+    return np.ascontiguousarray(array.astype(np.float32, copy=False))

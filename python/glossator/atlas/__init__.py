@@ -1,0 +1,10 @@
+"""The atlas: one self-contained HTML file of explained latents.
+
+    from glossator.atlas import build_atlas
+"""
+
+from __future__ import annotations
+
+from glossator.atlas.build import build_atlas
+
+__all__ = ["build_atlas"]

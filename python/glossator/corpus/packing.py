@@ -1,0 +1,326 @@
+"""Documents into contexts, one side to a context.
+
+    contexts = pack(open_corpus("stdlib"), tokenizer, context_length=128, tokens=300_000)
+    for batch in contexts.batches():
+        batch.tokens                                     # uint32[B, 128]
+
+The documents of one side stand in one row of contexts, end to end, as they come; a long one runs on
+into the next context. So a context is on one side, and the explainer never sees a context of which
+the scorer sees another part.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from tokenizers import Tokenizer
+
+from glossator.corpus.contexts import (
+    BATCH_ROWS,
+    Census,
+    Contexts,
+    Count,
+    StoredContexts,
+    store_contexts,
+)
+from glossator.corpus.documents import NO_DOCUMENT, Corpus
+from glossator.errors import InputError
+from glossator.progress import SILENT, Progress
+
+__all__ = ["FEWEST_DOCUMENTS", "Packing", "pack"]
+
+FEWEST_DOCUMENTS = 40
+"""With fewer documents than this, each context becomes a document of its own."""
+
+_TOKENISED_AT_ONCE = 1 << 19
+"""Characters given to the tokenizer in one call; what it returns takes about 50 bytes for each."""
+
+
+class FastTokenizer(Protocol):
+    """What a fast tokenizer of `transformers` offers here."""
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the `tokenizers` library inside it."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some tokens of a document, and whether they are its last."""
+
+    document: int
+    tokens: npt.NDArray[np.uint32]
+    last: bool
+
+
+class Packing:
+    """Contexts made from a corpus as they are read; every reading starts anew.
+
+    Attributes:
+        context_length: tokens in a context.
+        prefix: the tokenizer's own tokens before every text.
+        suffix: the tokenizer's own tokens after it.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        context_length: int,
+        tokens: int | None,
+        split_seed: int,
+    ) -> None:
+        self.context_length = context_length
+        self.prefix, self.suffix = _special(tokenizer)
+        self._corpus = corpus
+        self._tokenizer = _plain(tokenizer)
+        self._limit = tokens
+        self._split_seed = split_seed
+        self._census: Census | None = None
+        self._capacity = context_length - len(self.prefix) - len(self.suffix)
+        if self._capacity < 1:
+            raise InputError(
+                f"context_length = {context_length}: no room beside the tokenizer's "
+                f"{len(self.prefix) + len(self.suffix)} special tokens; take a longer one"
+            )
+
+    def __iter__(self) -> Iterator[Contexts]:
+        return self.batches()
+
+    def batches(self, start: int = 0, size: int = BATCH_ROWS) -> Iterator[Contexts]:
+        """The contexts from number `start` on, `size` at a time."""
+        rows = itertools.islice(self._counted(), start, None)
+        while batch := list(itertools.islice(rows, size)):
+            yield Contexts(
+                np.stack([row.tokens[0] for row in batch]),
+                np.stack([row.document_ids[0] for row in batch]),
+                np.stack([row.mask[0] for row in batch]),
+            )
+
+    def census(self) -> Census:
+        """What all contexts hold together; reads the corpus once, unless it has been read."""
+        if self._census is None:
+            for _ in self._counted():
+                pass
+        if self._census is None:
+            raise InputError(f"corpus `{self._corpus.spec}`: its texts give no token")
+        return self._census
+
+    def store(self, path: str | Path, progress: Progress = SILENT) -> StoredContexts:
+        """Write the contexts into a new folder and open it.
+
+        Raises:
+            InputError: the folder exists, or the corpus gives no token.
+        """
+        return store_contexts(self, path, total=self._limit, progress=progress)
+
+    def _counted(self) -> Iterator[Contexts]:
+        count = Count(self.context_length)
+        few = self._few()
+        rows = self._cut_rows() if few else self._whole_rows()
+        for row in rows:
+            count.add(row)
+            yield row
+        notes = self._corpus.notes
+        if few:
+            notes = (
+                *notes,
+                f"fewer than {FEWEST_DOCUMENTS} documents: each context counts as a document, so "
+                "the explainer's and the scorer's texts may come from the same one",
+            )
+        census = count.census(notes)
+        if not census.contexts:
+            raise InputError(f"corpus `{self._corpus.spec}`: its texts give no token")
+        self._census = census
+
+    def _few(self) -> bool:
+        ends = (part for part in self._within_limit() if part.last)
+        return sum(1 for _ in itertools.islice(ends, FEWEST_DOCUMENTS)) < FEWEST_DOCUMENTS
+
+    def _whole_rows(self) -> Iterator[Contexts]:
+        """Whole documents, end to end, one row of contexts for each side."""
+        yield from self._fill((part.document, part.tokens) for part in self._within_limit())
+
+    def _cut_rows(self) -> Iterator[Contexts]:
+        """Documents cut to contexts, each with an id of its own; the last ends share contexts."""
+        ends: list[tuple[int, npt.NDArray[np.uint32]]] = []
+        left = self._limit
+        for _, parts in itertools.groupby(self._parts(), key=lambda part: part.document):
+            if left == 0:
+                break
+            for number, part in _numbered(parts, self._capacity):
+                taken = part.tokens[:left]
+                left = None if left is None else left - len(taken)
+                identity = _pseudo_document(part.document, number)
+                if len(taken) == self._capacity:
+                    yield self._row(taken, np.full(len(taken), identity, np.uint64), len(taken))
+                elif len(taken):
+                    ends.append((identity, taken))
+                if left == 0:
+                    break
+        yield from self._fill(iter(ends))
+
+    def _fill(self, texts: Iterator[tuple[int, npt.NDArray[np.uint32]]]) -> Iterator[Contexts]:
+        from glossator._core import document_sides
+
+        tokens = np.zeros((2, self._capacity), np.uint32)
+        documents = np.zeros((2, self._capacity), np.uint64)
+        filled = [0, 0]
+        while some := list(itertools.islice(texts, 1_024)):
+            identities = np.array([document for document, _ in some], np.uint64)
+            sides = document_sides(identities, self._split_seed).tolist()
+            for (document, ids), side in zip(some, sides, strict=True):
+                begin = 0
+                while begin < len(ids):
+                    at = filled[side]
+                    step = min(self._capacity - at, len(ids) - begin)
+                    tokens[side, at : at + step] = ids[begin : begin + step]
+                    documents[side, at : at + step] = document
+                    begin += step
+                    filled[side] = at + step
+                    if filled[side] == self._capacity:
+                        yield self._row(tokens[side], documents[side], self._capacity)
+                        filled[side] = 0
+        for side in (0, 1):
+            if filled[side]:
+                yield self._row(tokens[side], documents[side], filled[side])
+
+    def _row(
+        self, tokens: npt.NDArray[np.uint32], documents: npt.NDArray[np.uint64], length: int
+    ) -> Contexts:
+        """A context of one row from its first `length` tokens; what is left over is padding."""
+        begin = len(self.prefix)
+        end = begin + length
+        after = end + len(self.suffix)
+        row = Contexts(
+            np.zeros((1, self.context_length), np.uint32),
+            np.full((1, self.context_length), NO_DOCUMENT, np.uint64),
+            np.zeros((1, self.context_length), np.bool_),
+        )
+        row.tokens[0, :begin] = self.prefix
+        row.tokens[0, begin:end] = tokens[:length]
+        row.tokens[0, end:after] = self.suffix
+        row.document_ids[0, :begin] = documents[0]
+        row.document_ids[0, begin:end] = documents[:length]
+        row.document_ids[0, end:after] = documents[length - 1]
+        row.mask[0, max(begin, 1) : end] = True
+        return row
+
+    def _within_limit(self) -> Iterator[_Part]:
+        """The parts of the leading documents that fit whole into the limit."""
+        if self._limit is None:
+            yield from self._parts()
+            return
+        left = self._limit
+        held: list[_Part] = []
+        for part in self._parts():
+            held.append(part)
+            left -= len(part.tokens)
+            if left < 0:
+                return
+            if part.last:
+                yield from held
+                held.clear()
+
+    def _parts(self) -> Iterator[_Part]:
+        """The corpus's tokens, in order, tokenised many texts at a time."""
+        waiting: list[tuple[int, str, bool]] = []
+        characters = 0
+        for document in self._corpus:
+            pieces = document.pieces()
+            piece = next(pieces, None)
+            while piece is not None:
+                following = next(pieces, None)
+                waiting.append((document.id, piece, following is None))
+                characters += len(piece)
+                if characters >= _TOKENISED_AT_ONCE:
+                    yield from self._tokenised(waiting)
+                    waiting, characters = [], 0
+                piece = following
+        yield from self._tokenised(waiting)
+
+    def _tokenised(self, waiting: list[tuple[int, str, bool]]) -> Iterator[_Part]:
+        texts = [text for _, text, _ in waiting]
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for (document, _, last), encoding in zip(waiting, encodings, strict=True):
+            yield _Part(document, np.array(encoding.ids, np.uint32), last)
+
+
+def pack(
+    corpus: Corpus,
+    tokenizer: Tokenizer | FastTokenizer,
+    *,
+    context_length: int = 128,
+    tokens: int | None = None,
+    split_seed: int = 0,
+) -> Packing:
+    """Pack a corpus's documents into contexts.
+
+    Args:
+        corpus: the documents. Fewer than 40 of them (within `tokens`) cannot be split into two
+            sides of use: then each context becomes a document of its own, which the census notes.
+        tokenizer: a `tokenizers.Tokenizer`, or a fast tokenizer of `transformers`. What it adds
+            around a text stands at the ends of each context, masked. Text that looks like one of
+            its special tokens is tokenised as the text that it is.
+        context_length: tokens in a context.
+        tokens: take the leading documents that fit whole into so many tokens; None takes all.
+        split_seed: the seed of the documents' sides; the index must be given the same.
+
+    The last context of each side is padded. Memory is bounded by the longest document's share of
+    `tokens`, else by a few megabytes.
+
+    Raises:
+        InputError: no room for text in `context_length`; a slow tokenizer.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        raise InputError(
+            f"tokenizer `{type(tokenizer).__name__}`: not a fast one; "
+            "a `tokenizer.json` of the `tokenizers` library is needed"
+        )
+    return Packing(corpus, backend, context_length, tokens, split_seed)
+
+
+def _numbered(parts: Iterator[_Part], size: int) -> Iterator[tuple[int, _Part]]:
+    """A document's tokens in stretches of `size`, numbered; the last may be shorter."""
+    held = np.empty(0, np.uint32)
+    number = 0
+    for part in parts:
+        held = np.concatenate((held, part.tokens))
+        whole = len(held) // size * size
+        for begin in range(0, whole, size):
+            yield number, _Part(part.document, held[begin : begin + size], last=False)
+            number += 1
+        held = held[whole:]
+        if part.last and len(held):
+            yield number, _Part(part.document, held, last=True)
+
+
+def _pseudo_document(document: int, number: int) -> int:
+    digest = xxhash.xxh3_64_intdigest(document.to_bytes(8, "little") + number.to_bytes(8, "little"))
+    return min(digest, NO_DOCUMENT - 1)
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither cuts nor pads, and reads special tokens' names as text."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy
+
+
+def _special(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer adds before and after a text."""
+    encoding = tokenizer.encode("a")
+    own = encoding.special_tokens_mask
+    begin = next((at for at, special in enumerate(own) if not special), len(own))
+    end = next((at for at, special in enumerate(reversed(own)) if not special), 0)
+    return encoding.ids[:begin], encoding.ids[len(own) - end :]

@@ -1,0 +1,454 @@
+"""Every activation of every latent on a corpus: built by streaming, read by latent.
+
+    with IndexWriter(path, n_latents=4096, context_length=256) as writer:
+        writer.add(tokens, latents, activations, document_ids)
+    index = Index.open(path)
+    positions, activations = index.postings(17)
+    examples = index.sample([17], SamplingPlan(), seed=0)
+
+An index is a folder: segments (ranges of contexts) that never change, and a manifest that is
+replaced atomically. A build that was killed is run again from the start: what is there already is
+compared and skipped, and the result has the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from glossator import _core
+from glossator.arrays import Array, flat_ids, to_activations, to_ids, to_numpy, whole
+from glossator.errors import InputError
+from glossator.sampling import Examples, SamplingPlan
+
+__all__ = ["NO_DOCUMENT", "NO_LATENT", "Index", "IndexWriter", "document_sides"]
+
+NO_DOCUMENT = 2**64 - 1
+"""The document id of padding; such positions must be masked."""
+NO_LATENT = 2**32 - 1
+"""The latent id that means "no posting"."""
+
+
+class IndexWriter:
+    """Builds an index in a folder, or goes on with one.
+
+    The folder is made if it is not there. If it holds an index, finished or not, its parameters
+    must be the same; contexts that it holds are compared by hash when they are added again, and
+    skipped. So the same program run again completes the same index, whatever interrupted it; a
+    program that can begin anywhere jumps with `add(..., context=writer.next_context)`.
+
+    As a context manager it finishes at the end of the block; after an exception it keeps the
+    committed segments and drops what is not committed. One writer per folder at a time.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_latents: int,
+        context_length: int,
+        window: int = 32,
+        first_context: int = 0,
+        segment_contexts: int | None = None,
+        split_seed: int = 0,
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Open the folder.
+
+        Args:
+            path: The index folder.
+            n_latents: Number of latents L; ids run from 0 to L - 1.
+            context_length: Tokens in a context, S; a multiple of `window`.
+            window: Tokens in a window, the unit of ranks and of scores.
+            first_context: Number of the first context, for a part of a corpus.
+            segment_contexts: Segments end where the context number is a multiple of this; about
+                65,536 tokens where it is None. Also what is held in memory and what a killed
+                process loses.
+            split_seed: Seed of the division of documents into an explain and a score side.
+            attributes: Free text kept with the index. `hookpoint` is passed on to examples.
+
+        Raises:
+            InputError: A parameter is out of range or differs from the index that is there, the
+                folder holds something else, or another writer is at work on it.
+            CorruptIndexError: The index that is there is damaged.
+        """
+        self._context_length = whole("context_length", context_length, 2**32)
+        self._core = _core.IndexWriter(
+            os.fspath(path),
+            n_latents=whole("n_latents", n_latents, 2**32),
+            context_length=self._context_length,
+            window=whole("window", window, 2**32),
+            first_context=whole("first_context", first_context, 2**64),
+            segment_contexts=segment_contexts
+            and whole("segment_contexts", segment_contexts, 2**64),
+            split_seed=whole("split_seed", split_seed, 2**64),
+            attributes={str(key): str(value) for key, value in (attributes or {}).items()},
+        )
+        self._closed = False
+
+    @property
+    def next_context(self) -> int:
+        """The first context that the index has not been given yet."""
+        return self._core.next_context
+
+    def add(
+        self,
+        tokens: npt.ArrayLike,
+        latents: npt.ArrayLike,
+        activations: npt.ArrayLike,
+        document_ids: npt.ArrayLike,
+        mask: npt.ArrayLike | None = None,
+        *,
+        context: int | None = None,
+    ) -> None:
+        """Add B contexts with K entries for every token.
+
+        An entry is no posting if its latent is `NO_LATENT`, its activation 0, or its position
+        masked (what stands there is not looked at). The order of a token's entries does not matter.
+        NumPy arrays and torch tensors of any device are taken. A batch with a bad row is refused
+        whole.
+
+        Args:
+            tokens: [B, S] token ids, any integer dtype.
+            latents: [B, S, K] latent ids, any integer dtype.
+            activations: [B, S, K] float16, bfloat16 or float32; not negative, finite.
+            document_ids: [B] or [B, S] document ids, any integer dtype, not negative.
+            mask: [B, S] bool. False: padding, BOS, sinks; in the text, but not in `n_tokens` and
+                without postings.
+            context: Number of the first context; by default the one after the last batch's, and
+                `first_context` for a writer's first batch.
+
+        Raises:
+            InputError: A shape, a dtype or a value is refused (the text names the context and the
+                offset), or a context is not the one that the index holds under its number.
+        """
+        first = self._core.cursor if context is None else whole("context", context, 2**64)
+        text = self._text(tokens, document_ids, mask, first)
+        shape = text[0].shape
+        ids, values = to_numpy("latents", latents), to_numpy("activations", activations)
+        for name, array in (("latents", ids), ("activations", values)):
+            if array.ndim != 3 or array.shape[:2] != shape:
+                raise InputError(
+                    f"`{name}` has shape {array.shape}; with `tokens` {shape} it must be "
+                    f"({shape[0]}, {shape[1]}, K)"
+                )
+        if ids.shape != values.shape:
+            raise InputError(
+                f"`latents` has shape {ids.shape} and `activations` {values.shape}; they must agree"
+            )
+        live = None if text[2] is None else text[2][:, :, None]
+        ids = to_ids("latents", ids, np.uint32, first, live)
+        self._core.add(text[0], ids, to_activations(values), text[1], text[2], first)
+
+    def add_coo(
+        self,
+        tokens: npt.ArrayLike,
+        rows: npt.ArrayLike,
+        offsets: npt.ArrayLike,
+        latents: npt.ArrayLike,
+        activations: npt.ArrayLike,
+        document_ids: npt.ArrayLike,
+        mask: npt.ArrayLike | None = None,
+        *,
+        context: int | None = None,
+    ) -> None:
+        """Add B contexts with one entry per activation, n of them in any order.
+
+        Args:
+            tokens: [B, S] token ids.
+            rows: [n] which of the B contexts.
+            offsets: [n] which of its S tokens.
+            latents: [n] latent ids.
+            activations: [n] activations.
+            document_ids: [B] or [B, S] document ids.
+            mask: [B, S] bool, as in `add`.
+            context: Number of the first context, as in `add`.
+
+        Raises:
+            InputError: As in `add`.
+        """
+        first = self._core.cursor if context is None else whole("context", context, 2**64)
+        text = self._text(tokens, document_ids, mask, first)
+        arrays = [
+            to_numpy("rows", rows),
+            to_numpy("offsets", offsets),
+            to_numpy("latents", latents),
+        ]
+        values = to_numpy("activations", activations)
+        names = ("rows", "offsets", "latents", "activations")
+        for name, array in zip(names, [*arrays, values], strict=True):
+            if array.ndim != 1:
+                raise InputError(f"`{name}` has shape {array.shape}; it must have one dimension")
+        self._core.add_coo(
+            text[0],
+            to_ids("rows", arrays[0], np.uint64, None),
+            to_ids("offsets", arrays[1], np.uint64, None),
+            to_ids("latents", arrays[2], np.uint32, None),
+            to_activations(values),
+            text[1],
+            text[2],
+            first,
+        )
+
+    def finish(self) -> None:
+        """Commit what is left, mark the index complete, and let go of the folder.
+
+        Raises:
+            InputError: The disk is full, or the writer was abandoned.
+        """
+        self._core.finish()
+        self._closed = True
+
+    def abandon(self) -> None:
+        """Drop what is not committed, and let go of the folder; the index can be gone on with."""
+        self._core.abandon()
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.abandon()
+        elif not self._closed:
+            self.finish()
+
+    def _text(
+        self,
+        tokens: npt.ArrayLike,
+        document_ids: npt.ArrayLike,
+        mask: npt.ArrayLike | None,
+        first: int,
+    ) -> tuple[Array, Array, Array | None]:
+        """Tokens and documents [B, S], and the mask."""
+        ids = to_numpy("tokens", tokens)
+        if ids.ndim != 2 or ids.shape[1] != self._context_length:
+            raise InputError(
+                f"`tokens` has shape {ids.shape}; it must be (B, {self._context_length})"
+            )
+        documents = to_ids("document_ids", to_numpy("document_ids", document_ids), np.uint64, first)
+        if documents.shape == ids.shape[:1]:
+            documents = np.broadcast_to(documents[:, None], ids.shape)
+        if documents.shape != ids.shape:
+            raise InputError(
+                f"`document_ids` has shape {documents.shape}; with `tokens` {ids.shape} it must "
+                f"be {ids.shape[:1]} or {ids.shape}"
+            )
+        live = None
+        if mask is not None:
+            live = np.ascontiguousarray(to_numpy("mask", mask))
+            if live.shape != ids.shape or live.dtype != np.bool_:
+                raise InputError(
+                    f"`mask` is {live.dtype} of shape {live.shape}; it must be bool of shape "
+                    f"{ids.shape}"
+                )
+        return to_ids("tokens", ids, np.uint32, first), np.ascontiguousarray(documents), live
+
+
+class Index:
+    """An open index; the files are mapped, not read.
+
+    A file's checksum is compared when it is first looked at.
+    """
+
+    path: str
+    """The folder."""
+    n_latents: int
+    """Number of latents, L."""
+    n_tokens: int
+    """Number of unmasked tokens."""
+    n_contexts: int
+    """Number of contexts."""
+    nnz: int
+    """Number of postings."""
+    context_length: int
+    """Tokens in a context, S."""
+    window: int
+    """Tokens in a window, W."""
+    split_seed: int
+    """Seed of the division of documents into sides."""
+    first_context: int
+    """Number of the first context."""
+    attributes: dict[str, str]
+    """Free text that was given to the writer."""
+    hash: str
+    """A hash of the whole content and its division into segments, 16 hexadecimal digits."""
+    complete: bool
+    """Whether the build reached its end."""
+
+    def __init__(self, path: str | os.PathLike[str], *, unfinished: bool = False) -> None:
+        """As `Index.open`."""
+        self.path = os.fspath(path)
+        self._unfinished = unfinished
+        self._core = core = _core.Index.open(self.path, unfinished=unfinished)
+        self.n_latents = core.n_latents
+        self.n_tokens = core.n_tokens
+        self.n_contexts = core.n_contexts
+        self.nnz = core.nnz
+        self.context_length = core.context_length
+        self.window = core.window
+        self.split_seed = core.split_seed
+        self.first_context = core.first_context
+        self.attributes = core.attributes
+        self.hash = core.hash
+        self.complete = core.complete
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, unfinished: bool = False) -> Self:
+        """Open the index in a folder.
+
+        Args:
+            path: The index folder.
+            unfinished: Open what is committed of an index whose build has not reached its end.
+
+        Raises:
+            InputError: There is no index, it is not finished, or it is of a newer version.
+            CorruptIndexError: A file is missing or has another size than the manifest says.
+        """
+        return cls(path, unfinished=unfinished)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self.path, self._unfinished)
+
+    def counts(self) -> npt.NDArray[np.uint64]:
+        """Number of postings of each latent, [L]."""
+        return self._core.counts()
+
+    def postings(self, latent: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+        """Every activation of one latent: positions, ascending, and activations, each [count].
+
+        Raises:
+            InputError: The index has no such latent.
+            CorruptIndexError: A file is damaged; so in every method that reads one.
+        """
+        return self._core.postings(self._latent(latent))
+
+    def deciles(self) -> npt.NDArray[np.float32]:
+        """Of each latent's n window maxima: minimum, nine boundaries, maximum, [L, 11].
+
+        With the maxima ascending, v[0] to v[n - 1], column j is v[min(⌈j n / 10⌉, n - 1)]: column 0
+        is the weakest, column j the weakest of decile j + 1, column 10 the strongest. NaN for a
+        latent without windows.
+        """
+        return self._core.deciles()
+
+    def windows(
+        self, latent: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """The windows in which a latent is active, by position.
+
+        Returns:
+            Positions of their first tokens, their maxima, and their rank deciles over the whole
+            index, each [n]: with rank r (0 the weakest) the decile is 1 + ⌊10 r / n⌋. Of equal
+            maxima the earlier window is the stronger.
+        """
+        return self._core.windows(self._latent(latent))
+
+    def contexts(
+        self, ids: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+        """Tokens, documents and mask of the contexts with these numbers, each [n, S].
+
+        Raises:
+            InputError: The index does not hold one of them.
+        """
+        numbers = flat_ids("ids", ids, np.uint64)
+        tokens, documents, mask = self._core.contexts(numbers)
+        shape = (len(numbers), self.context_length)
+        return tokens.reshape(shape), documents.reshape(shape), mask.reshape(shape)
+
+    def activations(
+        self, latent: int, starts: npt.ArrayLike, length: int
+    ) -> npt.NDArray[np.float32]:
+        """A latent's activations on `length` tokens from each position on, [n, length]; 0: silent.
+
+        Raises:
+            InputError: A stretch is not in the index, or reaches beyond its context.
+        """
+        positions = flat_ids("starts", starts, np.uint64)
+        length = whole("length", length, 2**32)
+        values = self._core.activations(self._latent(latent), positions, length)
+        return values.reshape(len(positions), length)
+
+    def sides(self) -> npt.NDArray[np.uint8]:
+        """The side of every window of the index, by position.
+
+        0: explain, 1: score, 2: tokens of both, or none unmasked.
+        """
+        return self._core.sides()
+
+    def eligible(self) -> npt.NDArray[np.bool_]:
+        """Whether each window may be drawn for its side.
+
+        A score-side window may not if it shares a run of 16 unmasked tokens with the explain side
+        (the run lies in it or, where windows are shorter, it in the run); one of no side may not.
+        """
+        return self._core.eligible()
+
+    def overlap_share(self) -> float:
+        """The share of score-side windows that are not eligible; 0 where there are none."""
+        return self._core.overlap_share()
+
+    def summary(self) -> dict[str, Array]:
+        """Counts of every latent, each [L].
+
+        `count` postings; `windows` in which it is active; `windows_explain`, those on the explain
+        side; `windows_scoring`, the eligible ones on the score side; `documents` in which it is
+        active; `documents_scoring`, those in its windows_scoring; `max_activation`, 0 if dead.
+        """
+        return self._core.summary()
+
+    def sample(
+        self, latents: npt.ArrayLike, plan: SamplingPlan | None = None, seed: int = 0
+    ) -> Examples:
+        """Draw examples of some latents; one asked for twice is drawn once.
+
+        Args:
+            latents: [n] latent ids.
+            plan: What to draw; `SamplingPlan()` if None.
+            seed: Any seed from 0 to 2^64 - 1.
+
+        Raises:
+            InputError: The index has no such latent.
+        """
+        ids = flat_ids("latents", latents, np.uint32)
+        json = (plan or SamplingPlan()).model_dump_json()
+        columns = self._core.sample(ids, json, whole("seed", seed, 2**64))
+        return Examples.of(
+            columns,
+            window=self.window,
+            context_length=self.context_length,
+            hookpoint=self.attributes.get("hookpoint", ""),
+        )
+
+    def verify(self) -> None:
+        """Compare the checksum of every file.
+
+        Raises:
+            CorruptIndexError: One differs; the text names the segment and the file.
+        """
+        self._core.verify()
+
+    def _latent(self, latent: int) -> int:
+        return whole("latent", latent, self.n_latents)
+
+
+def document_sides(document_ids: npt.ArrayLike, split_seed: int = 0) -> npt.NDArray[np.uint8]:
+    """The side of each document, [n]: 0 explain, 1 score; one bit of a hash of id and seed."""
+    ids = flat_ids("document_ids", document_ids, np.uint64)
+    return _core.document_sides(ids, whole("split_seed", split_seed, 2**64))
+
+
+def _reopen(kind: type[Index], path: str, unfinished: bool) -> Index:
+    """An index is pickled as the path of its folder."""
+    return kind(path, unfinished=unfinished)

@@ -1,0 +1,184 @@
+"""Windows of text as a language model is shown them: runs of tokens marked, signs escaped.
+
+    shown = show(examples, index, text)
+    shown[0].render(marks=(3, 4))      # "¶he was <<over the>> moon⏎"
+    example_rows(examples, index, text, hookpoint)   # the run's table `examples`
+
+Newlines are visible, the beginning of a document is marked, and a sign of ours that occurs in the
+text is escaped by a backslash, so that a mark is always a mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from glossator.index import NO_DOCUMENT, Index
+from glossator.records import TABLES, content_id
+from glossator.sampling import Examples
+from glossator.text import TokenText
+
+__all__ = ["SIGNS", "Shown", "example_ids", "example_rows", "show", "single_line"]
+
+SIGNS = (
+    "⏎ stands for a line break and ¶ for the beginning of a document; a backslash before a sign "
+    "means that the text itself holds that sign."
+)
+"""What a prompt says about the signs."""
+
+_VISIBLE = {"\n": "⏎", "\r": "␍"}
+_OURS = "¶⏎␍"
+_TOUCHY = re.compile(r"[<>\\¶⏎␍]")
+_OPEN, _CLOSE, _DOCUMENT = "<<", ">>", "¶"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One window as text."""
+
+    pieces: tuple[str, ...]
+    """Text of each token; a character of several tokens stands at the first of them."""
+    heads: tuple[int, ...]
+    """For each token the first token of its characters: those with one head are one sign."""
+    document_starts: tuple[bool, ...]
+    """Whether a token is the first of its document."""
+    live: tuple[bool, ...]
+    """Whether a token counts; False: padding, BOS, sinks."""
+
+    @property
+    def text(self) -> str:
+        """The text as it is, without marks or signs."""
+        return "".join(self.pieces)
+
+    def whole(self, marks: Iterable[int]) -> tuple[int, ...]:
+        """Offsets of all tokens that share a character with one of `marks`, ascending."""
+        heads = {self.heads[offset] for offset in marks}
+        return tuple(at for at, head in enumerate(self.heads) if head in heads)
+
+    def render(self, marks: Collection[int] = ()) -> str:
+        """The window on one line, runs of marked tokens between `<<` and `>>`.
+
+        Spaces before a run stand outside it.
+        """
+        marked = set(self.whole(marks))
+        atoms: list[tuple[bool, str]] = []  # (whether it is a sign of ours, text)
+        inside = False
+        for at, piece in enumerate(self.pieces):
+            if inside and piece and (at not in marked or self.document_starts[at]):
+                atoms.append((True, _CLOSE))
+                inside = False
+            if self.document_starts[at]:
+                atoms.append((True, _DOCUMENT))
+            if at in marked and piece and not inside:
+                bare = piece.lstrip(" ") or piece
+                atoms.append((False, piece[: len(piece) - len(bare)]))
+                atoms.append((True, _OPEN))
+                atoms.append((False, bare))
+                inside = True
+            else:
+                atoms.append((False, piece))
+        if inside:
+            atoms.append((True, _CLOSE))
+        return _escaped(atoms)
+
+
+def single_line(text: str) -> str:
+    """Text on one line, white space collapsed."""
+    return " ".join(text.split())
+
+
+def _visible(text: str) -> str:
+    for character, sign in _VISIBLE.items():
+        text = text.replace(character, sign)
+    return text
+
+
+def _escaped(atoms: list[tuple[bool, str]]) -> str:
+    """Signs and text joined, with every sign that stands in the text told from ours."""
+    if not any(_TOUCHY.search(text) for ours, text in atoms if not ours):
+        return "".join(text if ours else _visible(text) for ours, text in atoms)
+    symbols: list[tuple[bool, str]] = []
+    for ours, text in atoms:
+        symbols.extend([(True, text)] if ours else [(False, character) for character in text])
+    parts: list[str] = []
+    following = ""
+    for at in range(len(symbols) - 1, -1, -1):
+        ours, text = symbols[at]
+        if not ours:
+            around = [symbols[i][1] for i in (at - 1, at + 1) if 0 <= i < len(symbols)]
+            if text in _OURS or (text in "<>" and any(text in other for other in around)):
+                text = "\\" + text
+            elif text == "\\" and following[:1] in ("\\", "<", ">", *_OURS):
+                text = "\\\\"
+            else:
+                text = _VISIBLE.get(text, text)
+        parts.append(text)
+        following = text
+    return "".join(reversed(parts))
+
+
+def show(examples: Examples, index: Index, text: TokenText) -> list[Shown]:
+    """The rows of `examples` as text.
+
+    Whole contexts are decoded and then cut, so that a character at the edge of a window is whole.
+    """
+    length = index.context_length
+    width = examples.tokens.shape[1]
+    contexts = examples.start // np.uint64(length)
+    offsets = (examples.start % np.uint64(length)).astype(np.int64).tolist()
+    numbers, places = np.unique(contexts, return_inverse=True)
+    tokens, documents, _ = index.contexts(numbers)
+    decoded = []
+    for row in range(len(numbers)):
+        padding = documents[row] == np.uint64(NO_DOCUMENT)
+        pieces = text.pieces(tokens[row])
+        if padding.any():
+            pieces = ["" if pad else piece for pad, piece in zip(padding, pieces, strict=True)]
+        decoded.append((pieces, text.groups(tokens[row])))
+    starts = examples.document_start.tolist()
+    live = examples.mask.tolist()
+    shown = []
+    for row, place in enumerate(places.tolist()):
+        pieces, groups = decoded[place]
+        first = offsets[row]
+        own = pieces[first : first + width]
+        # A character that began in the window before is shown at its first token here.
+        own[0] = own[0] or pieces[groups[first]]
+        heads = (max(group - first, 0) for group in groups[first : first + width])
+        shown.append(Shown(tuple(own), tuple(heads), tuple(starts[row]), tuple(live[row])))
+    return shown
+
+
+def example_ids(examples: Examples, index: Index, hookpoint: str) -> list[str]:
+    """An id for each row: the same window of the same latent has the same id in any draw."""
+    width = examples.tokens.shape[1]
+    rows = zip(
+        examples.latent.tolist(), examples.start.tolist(), examples.kind.tolist(), strict=True
+    )
+    return [
+        content_id("example", index.hash, hookpoint, latent, start, width, kind)
+        for latent, start, kind in rows
+    ]
+
+
+def example_rows(examples: Examples, index: Index, text: TokenText, hookpoint: str) -> pa.Table:
+    """The rows as the run's table `examples`, ids and text among them."""
+    table = examples.to_arrow()
+    added = {
+        "example_id": pa.array(example_ids(examples, index, hookpoint), pa.string()),
+        "text": pa.array([row.text for row in show(examples, index, text)], pa.string()),
+        "hookpoint": pa.array([hookpoint] * len(examples), pa.string()),
+    }
+    schema = TABLES["examples"]
+    columns = [added.get(field.name) for field in schema]
+    return pa.Table.from_arrays(
+        [
+            table[field.name].combine_chunks() if column is None else column
+            for field, column in zip(schema, columns, strict=True)
+        ],
+        schema=schema,
+    )

@@ -1,0 +1,14 @@
+"""Subject models: the language model under study, run as far as one hookpoint.
+
+subject = load_subject("smollm2")                # or any Hugging Face name or path
+hidden = subject.hidden(batch.tokens, batch.attended)   # float32[B, S, d]
+subject.logits(coder.decoder[:8])                # the tokens that 8 latents promote
+"""
+
+from __future__ import annotations
+
+from glossator.subjects.load import load_subject
+from glossator.subjects.smollm2 import smollm2_path
+from glossator.subjects.subject import Logits, Subject
+
+__all__ = ["Logits", "Subject", "load_subject", "smollm2_path"]

@@ -1,0 +1,225 @@
+//! Random small corpora and their plain description, for the property tests of all modules.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use crate::{Activity, Batch, Index, NO_DOCUMENT, Parameters, Writer};
+
+pub(crate) type TestResult = Result<(), TestCaseError>;
+
+/// A corpus with few latents, few tokens and short documents, so that everything collides.
+#[derive(Clone, Debug)]
+pub(crate) struct Corpus {
+    pub(crate) parameters: Parameters,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) documents: Vec<u64>,
+    pub(crate) mask: Vec<bool>,
+    /// (place in the corpus, latent, activation); no two of one place and latent.
+    pub(crate) entries: Vec<(usize, u32, f32)>,
+}
+
+/// What a corpus looks like, before its numbers are drawn.
+#[derive(Clone, Debug)]
+struct Shape {
+    contexts: usize,
+    window: usize,
+    windows: usize,
+    n_latents: u32,
+    vocabulary: u32,
+    document_tokens: usize,
+    masked: f64,
+    density: f64,
+    segment_contexts: u64,
+    first_context: u64,
+    split_seed: u64,
+    seed: u64,
+}
+
+pub(crate) fn corpora() -> impl Strategy<Value = Corpus> {
+    let sizes = (
+        0usize..9,
+        prop::sample::select(vec![1usize, 4, 16, 20]),
+        1usize..4,
+        1u32..6,
+    );
+    let text = (
+        1u32..4,
+        1usize..40,
+        prop::sample::select(vec![0.0, 0.1, 0.9]),
+    );
+    let rest = (
+        prop::sample::select(vec![0.05, 0.3, 1.0]),
+        1u64..6,
+        0u64..3,
+        0u64..3,
+        any::<u64>(),
+    );
+    (sizes, text, rest).prop_map(|(sizes, text, rest)| {
+        let (contexts, window, windows, n_latents) = sizes;
+        let (vocabulary, document_tokens, masked) = text;
+        let (density, segment_contexts, first_context, split_seed, seed) = rest;
+        Shape {
+            contexts,
+            window,
+            windows,
+            n_latents,
+            vocabulary,
+            document_tokens,
+            masked,
+            density,
+            segment_contexts,
+            first_context,
+            split_seed,
+            seed,
+        }
+        .draw()
+    })
+}
+
+impl Shape {
+    fn draw(&self) -> Corpus {
+        let mut state = self.seed;
+        let mut word = move || {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ (z >> 31)
+        };
+        let mut other_word = word;
+        let mut chance = move |p: f64| (other_word() >> 11) as f64 / (1u64 << 53) as f64 >= 1.0 - p;
+        let context_length = self.window * self.windows;
+        let n = self.contexts * context_length;
+        let mask: Vec<bool> = (0..n).map(|_| !chance(self.masked)).collect();
+        let documents = (0..n)
+            .map(|p| {
+                if mask[p] || p % 2 == 1 {
+                    (p / self.document_tokens) as u64
+                } else {
+                    NO_DOCUMENT
+                }
+            })
+            .collect();
+        let mut entries = Vec::new();
+        for place in 0..n {
+            // Latent 0 is active everywhere, the last one nowhere if there are others.
+            for latent in 0..(self.n_latents - 1).max(1) {
+                if latent == 0 || chance(self.density) {
+                    let strength = match word() % 5 {
+                        0 => 0.0,
+                        1 => f32::from_bits(1), // the smallest subnormal
+                        _ => (word() % 4) as f32 + 0.5,
+                    };
+                    entries.push((place, latent, strength));
+                }
+            }
+        }
+        Corpus {
+            parameters: Parameters {
+                n_latents: self.n_latents,
+                context_length: context_length as u32,
+                window: self.window as u32,
+                first_context: self.first_context,
+                segment_contexts: self.segment_contexts,
+                split_seed: self.split_seed,
+                attributes: BTreeMap::from([("hookpoint".to_owned(), "h.0".to_owned())]),
+            },
+            tokens: (0..n)
+                .map(|_| (word() % u64::from(self.vocabulary)) as u32)
+                .collect(),
+            documents,
+            mask,
+            entries,
+        }
+    }
+}
+
+impl Corpus {
+    pub(crate) fn length(&self) -> usize {
+        self.parameters.context_length as usize
+    }
+
+    pub(crate) fn contexts(&self) -> usize {
+        self.tokens.len() / self.length()
+    }
+
+    pub(crate) fn base(&self) -> u64 {
+        self.parameters.first_context * self.length() as u64
+    }
+
+    /// The postings that the index must have: (position, activation) of one latent.
+    pub(crate) fn postings(&self, latent: u32) -> Vec<(u64, f32)> {
+        self.entries
+            .iter()
+            .filter(|&&(place, l, activation)| l == latent && activation > 0.0 && self.mask[place])
+            .map(|&(place, _, activation)| (self.base() + place as u64, activation))
+            .collect()
+    }
+
+    /// Adds contexts `from..to` as one batch.
+    pub(crate) fn add(&self, writer: &mut Writer, from: usize, to: usize) -> crate::Result<()> {
+        let span = from * self.length()..to * self.length();
+        let inside = self.entries.iter().filter(|(p, _, _)| span.contains(p));
+        let (mut rows, mut offsets, mut latents, mut activations) =
+            (vec![], vec![], vec![], vec![]);
+        // Backwards: the order of entries must not matter.
+        for &(place, latent, activation) in inside.rev() {
+            rows.push((place / self.length() - from) as u64);
+            offsets.push((place % self.length()) as u64);
+            latents.push(latent);
+            activations.push(activation);
+        }
+        writer.add(
+            &Batch {
+                tokens: &self.tokens[span.clone()],
+                documents: &self.documents[span.clone()],
+                mask: Some(&self.mask[span]),
+                activity: Activity::Sparse {
+                    rows: &rows,
+                    offsets: &offsets,
+                    latents: &latents,
+                    activations: &activations,
+                },
+            },
+            None,
+        )
+    }
+
+    /// Builds the whole index, `batch` contexts at a time.
+    pub(crate) fn build(&self, path: &Path, batch: usize) -> crate::Result<()> {
+        let mut writer = Writer::open(path, self.parameters.clone())?;
+        for from in (0..self.contexts()).step_by(batch) {
+            self.add(&mut writer, from, (from + batch).min(self.contexts()))?;
+        }
+        writer.finish()
+    }
+
+    /// The index, built in a folder of its own.
+    pub(crate) fn index(&self) -> (tempfile::TempDir, Index) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        self.build(&path, 3).unwrap();
+        let index = Index::open(&path, false).unwrap();
+        (folder, index)
+    }
+}
+
+/// Every file under a folder, by name.
+pub(crate) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().to_str().unwrap().to_owned();
+        if entry.path().is_dir() {
+            for (inner, content) in files(&entry.path()) {
+                found.insert(format!("{name}/{inner}"), content);
+            }
+        } else {
+            found.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    found
+}

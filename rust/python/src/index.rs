@@ -1,0 +1,262 @@
+//! `glossator_core::Index` for Python.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use glossator_core::BOUNDARIES;
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, ToPyArray};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors::{CoreError, CoreResult, contiguous};
+use crate::sampling;
+
+/// A list of numbers and a list of their values.
+type Pair<'py, A, B> = (Bound<'py, PyArray1<A>>, Bound<'py, PyArray1<B>>);
+/// Three lists.
+type Triple<'py, A, B, C> = (
+    Bound<'py, PyArray1<A>>,
+    Bound<'py, PyArray1<B>>,
+    Bound<'py, PyArray1<C>>,
+);
+
+/// An open index.
+#[pyclass(module = "glossator._core", frozen)]
+pub struct Index(pub glossator_core::Index);
+
+#[pymethods]
+impl Index {
+    /// Open the index in a folder; one whose build has not reached its end only if `unfinished`.
+    #[staticmethod]
+    #[pyo3(signature = (path: "str", *, unfinished: "bool") -> "Index")]
+    fn open(py: Python<'_>, path: PathBuf, unfinished: bool) -> CoreResult<Self> {
+        py.detach(|| glossator_core::Index::open(&path, unfinished))
+            .map(Self)
+            .map_err(CoreError::from)
+    }
+
+    /// Number of latents.
+    #[getter]
+    fn n_latents(&self) -> u32 {
+        self.0.n_latents()
+    }
+
+    /// Number of unmasked tokens.
+    #[getter]
+    fn n_tokens(&self) -> u64 {
+        self.0.n_tokens()
+    }
+
+    /// Number of contexts.
+    #[getter]
+    fn n_contexts(&self) -> u64 {
+        self.0.n_contexts()
+    }
+
+    /// Number of postings.
+    #[getter]
+    fn nnz(&self) -> u64 {
+        self.0.nnz()
+    }
+
+    /// Tokens in a context.
+    #[getter]
+    fn context_length(&self) -> usize {
+        self.0.context_length()
+    }
+
+    /// Tokens in a window.
+    #[getter]
+    fn window(&self) -> usize {
+        self.0.window()
+    }
+
+    /// Number of the first context.
+    #[getter]
+    fn first_context(&self) -> u64 {
+        self.0.parameters().first_context
+    }
+
+    /// Contexts in a full segment.
+    #[getter]
+    fn segment_contexts(&self) -> u64 {
+        self.0.parameters().segment_contexts
+    }
+
+    /// Seed of the division of documents into sides.
+    #[getter]
+    fn split_seed(&self) -> u64 {
+        self.0.parameters().split_seed
+    }
+
+    /// Whether the build reached its end.
+    #[getter]
+    fn complete(&self) -> bool {
+        self.0.complete()
+    }
+
+    /// Number of segments.
+    #[getter]
+    fn n_segments(&self) -> usize {
+        self.0.segments().len()
+    }
+
+    /// Free text that describes the index.
+    #[getter]
+    fn attributes(&self) -> BTreeMap<String, String> {
+        self.0.parameters().attributes.clone()
+    }
+
+    /// A hash of the whole content, 16 hexadecimal digits.
+    #[getter]
+    fn hash(&self) -> CoreResult<String> {
+        Ok(self.0.hash()?)
+    }
+
+    /// Postings of each latent.
+    #[pyo3(signature = () -> "NDArray[np.uint64]")]
+    fn counts<'py>(&self, py: Python<'py>) -> CoreResult<Bound<'py, PyArray1<u64>>> {
+        Ok(py.detach(|| self.0.counts())?.into_pyarray(py))
+    }
+
+    /// Positions and activations of one latent.
+    #[pyo3(signature = (latent: "int") -> "tuple[NDArray[np.uint64], NDArray[np.float32]]")]
+    fn postings<'py>(&self, py: Python<'py>, latent: u32) -> CoreResult<Pair<'py, u64, f32>> {
+        let postings = py.detach(|| self.0.postings(latent))?;
+        Ok((
+            postings.positions.into_pyarray(py),
+            postings.activations.into_pyarray(py),
+        ))
+    }
+
+    /// Minimum, nine boundaries and maximum of each latent's window maxima.
+    #[pyo3(signature = () -> "NDArray[np.float32]")]
+    fn deciles<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let values = py.detach(|| self.0.deciles()).map_err(CoreError::from)?;
+        let rows = values.len() / BOUNDARIES;
+        values.into_pyarray(py).reshape([rows, BOUNDARIES])
+    }
+
+    /// Starts, maxima and deciles of one latent's windows.
+    #[pyo3(signature = (latent: "int")
+        -> "tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.uint8]]")]
+    fn windows<'py>(&self, py: Python<'py>, latent: u32) -> CoreResult<Triple<'py, u64, f32, u8>> {
+        let windows = py.detach(|| self.0.windows(latent))?;
+        Ok((
+            windows.starts.into_pyarray(py),
+            windows.maxima.into_pyarray(py),
+            windows.deciles.into_pyarray(py),
+        ))
+    }
+
+    /// Tokens, documents and mask of some contexts, flat.
+    #[pyo3(signature = (ids: "NDArray[np.uint64]")
+        -> "tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.bool_]]")]
+    fn contexts<'py>(
+        &self,
+        py: Python<'py>,
+        ids: PyReadonlyArray1<'py, u64>,
+    ) -> PyResult<Triple<'py, u32, u64, bool>> {
+        let ids = contiguous("ids", ids.as_slice())?;
+        let contexts = py
+            .detach(|| self.0.contexts(ids))
+            .map_err(CoreError::from)?;
+        Ok((
+            contexts.tokens.into_pyarray(py),
+            contexts.documents.into_pyarray(py),
+            contexts.mask.into_pyarray(py),
+        ))
+    }
+
+    /// One latent's activations on `length` tokens from each start on, flat.
+    #[pyo3(signature = (latent: "int", starts: "NDArray[np.uint64]", length: "int")
+        -> "NDArray[np.float32]")]
+    fn activations<'py>(
+        &self,
+        py: Python<'py>,
+        latent: u32,
+        starts: PyReadonlyArray1<'py, u64>,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let starts = contiguous("starts", starts.as_slice())?;
+        let values = py
+            .detach(|| self.0.activations(latent, starts, length))
+            .map_err(CoreError::from)?;
+        Ok(values.into_pyarray(py))
+    }
+
+    /// The side of every window.
+    #[pyo3(signature = () -> "NDArray[np.uint8]")]
+    fn sides<'py>(&self, py: Python<'py>) -> CoreResult<Bound<'py, PyArray1<u8>>> {
+        Ok(py.detach(|| self.0.sides())?.to_pyarray(py))
+    }
+
+    /// Whether each window may be drawn for its side.
+    #[pyo3(signature = () -> "NDArray[np.bool_]")]
+    fn eligible<'py>(&self, py: Python<'py>) -> CoreResult<Bound<'py, PyArray1<bool>>> {
+        Ok(py.detach(|| self.0.eligible())?.to_pyarray(py))
+    }
+
+    /// The share of score-side windows that are not eligible.
+    #[pyo3(signature = () -> "float")]
+    fn overlap_share(&self, py: Python<'_>) -> CoreResult<f64> {
+        Ok(py.detach(|| self.0.overlap_share())?)
+    }
+
+    /// Counts of every latent, by name.
+    #[pyo3(signature = () -> "dict[str, NDArray[Any]]")]
+    fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let summary = py.detach(|| self.0.summary()).map_err(CoreError::from)?;
+        let columns = PyDict::new(py);
+        columns.set_item("count", summary.count.into_pyarray(py))?;
+        columns.set_item("windows", summary.windows.into_pyarray(py))?;
+        columns.set_item("windows_explain", summary.windows_explain.into_pyarray(py))?;
+        columns.set_item("windows_scoring", summary.windows_scoring.into_pyarray(py))?;
+        columns.set_item("documents", summary.documents.into_pyarray(py))?;
+        columns.set_item(
+            "documents_scoring",
+            summary.documents_scoring.into_pyarray(py),
+        )?;
+        columns.set_item("max_activation", summary.max_activation.into_pyarray(py))?;
+        Ok(columns)
+    }
+
+    /// The columns of the examples that a plan (in JSON) draws.
+    #[pyo3(signature = (latents: "NDArray[np.uint32]", plan: "str", seed: "int")
+        -> "dict[str, Any]")]
+    fn sample<'py>(
+        &self,
+        py: Python<'py>,
+        latents: PyReadonlyArray1<'py, u32>,
+        plan: &str,
+        seed: u64,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let latents = contiguous("latents", latents.as_slice())?;
+        let plan = sampling::plan(plan)?;
+        let examples = py
+            .detach(|| self.0.sample(latents, &plan, seed))
+            .map_err(CoreError::from)?;
+        sampling::columns(py, examples)
+    }
+
+    /// Compare the checksum of every file.
+    #[pyo3(signature = () -> "None")]
+    fn verify(&self, py: Python<'_>) -> CoreResult<()> {
+        Ok(py.detach(|| self.0.verify())?)
+    }
+}
+
+/// The side of each document: 0 explain, 1 score.
+#[pyfunction]
+#[pyo3(signature = (document_ids: "NDArray[np.uint64]", split_seed: "int")
+    -> "NDArray[np.uint8]")]
+pub fn document_sides<'py>(
+    py: Python<'py>,
+    document_ids: PyReadonlyArray1<'py, u64>,
+    split_seed: u64,
+) -> PyResult<Bound<'py, PyArray1<u8>>> {
+    let ids = contiguous("document_ids", document_ids.as_slice())?;
+    let side = |&id: &u64| glossator_core::document_side(id, split_seed);
+    let sides: Vec<u8> = py.detach(|| ids.iter().map(side).collect());
+    Ok(sides.into_pyarray(py))
+}
