@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from index_reference import corpora, corpus, folder_bytes, side_of
 
 from glossator.index import NO_LATENT, Index, IndexWriter, document_sides
+from index_reference import corpora, corpus, folder_bytes, side_of
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 

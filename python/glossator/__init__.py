@@ -1,7 +1,116 @@
-"""glossator explains and scores every latent of a sparse autoencoder or transcoder."""
+"""glossator explains and scores every latent of a sparse autoencoder or transcoder.
+
+    import glossator as gl
+
+    run = gl.run(gl.RunConfig(), "run")  # corpus → subject → coder → index → rules → atlas
+    run.table("scores")
+    index = gl.Index.open("run/index")
+    examples = index.sample([17, 42], gl.SamplingPlan(), seed=0)
+
+The names below are what users may rely on. What needs torch or a client library is imported when it
+is first used, so that the index, sampling and scores work with NumPy alone.
+"""
 
 from __future__ import annotations
 
-from glossator._core import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+from glossator._core import __version__
+from glossator.errors import (
+    CorruptIndexError,
+    GlossatorError,
+    InputError,
+    JudgeError,
+    RunLockedError,
+)
+
+# These functions carry the name of their room. Importing a room binds its name here to the module,
+# so they are imported at once: what is bound last stays.
+from glossator.explain import aexplain, explain
+from glossator.harvest import harvest
+from glossator.score import ascore, score, scores_from
+from glossator.triage import triage
+
+if TYPE_CHECKING:
+    from glossator.atlas import build_atlas
+    from glossator.coders import SparseCoder, load_coder
+    from glossator.config import RunConfig, load_config
+    from glossator.corpus import open_corpus, pack
+    from glossator.index import Index, IndexWriter
+    from glossator.judges import open_judge
+    from glossator.pipeline import run
+    from glossator.records import Explanation, Near, Rule, Score, Verdict
+    from glossator.runs import Run
+    from glossator.sampling import Examples, ExplainPlan, NegativePlan, SamplingPlan
+    from glossator.subjects import Subject, load_subject
+    from glossator.text import TokenText
+
+_ROOMS = {
+    "atlas": ("build_atlas",),
+    "coders": ("SparseCoder", "load_coder"),
+    "config": ("RunConfig", "load_config"),
+    "corpus": ("open_corpus", "pack"),
+    "index": ("Index", "IndexWriter"),
+    "judges": ("open_judge",),
+    "pipeline": ("run",),
+    "runs": ("Run",),
+    "records": ("Explanation", "Near", "Rule", "Score", "Verdict"),
+    "sampling": ("Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"),
+    "subjects": ("Subject", "load_subject"),
+    "text": ("TokenText",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "CorruptIndexError",
+    "Examples",
+    "ExplainPlan",
+    "Explanation",
+    "GlossatorError",
+    "Index",
+    "IndexWriter",
+    "InputError",
+    "JudgeError",
+    "Near",
+    "NegativePlan",
+    "Rule",
+    "Run",
+    "RunConfig",
+    "RunLockedError",
+    "SamplingPlan",
+    "Score",
+    "SparseCoder",
+    "Subject",
+    "TokenText",
+    "Verdict",
+    "__version__",
+    "aexplain",
+    "ascore",
+    "build_atlas",
+    "explain",
+    "harvest",
+    "load_coder",
+    "load_config",
+    "load_subject",
+    "open_corpus",
+    "open_judge",
+    "pack",
+    "run",
+    "score",
+    "scores_from",
+    "triage",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module 'glossator' has no attribute {name!r}")
+    value = getattr(import_module(f"glossator.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

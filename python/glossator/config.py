@@ -92,6 +92,10 @@ class JudgeConfig(Record):
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that one request may take."""
 
+    def question(self) -> tuple[object, ...]:
+        """What decides who is asked about how many latents; the rest decides only how fast."""
+        return (self.url, self.model, self.bound)
+
     @property
     def bound(self) -> int:
         """How many latents the judge is asked about at most."""

@@ -11,7 +11,7 @@ text is escaped by a backslash, so that a mark is always a mark.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,12 +165,27 @@ def example_ids(examples: Examples, index: Index, hookpoint: str) -> list[str]:
     ]
 
 
-def example_rows(examples: Examples, index: Index, text: TokenText, hookpoint: str) -> pa.Table:
-    """The rows as the run's table `examples`, ids and text among them."""
+def example_rows(
+    examples: Examples,
+    index: Index,
+    text: TokenText,
+    hookpoint: str,
+    shown: Sequence[Shown] | None = None,
+) -> pa.Table:
+    """The rows as the run's table `examples`, ids and text among them.
+
+    Args:
+        examples: the rows.
+        index: what they were drawn from.
+        text: the tokenizer's texts.
+        hookpoint: the latents' module path.
+        shown: what `show` gave for them, where it is known already.
+    """
+    shown = show(examples, index, text) if shown is None else shown
     table = examples.to_arrow()
     added = {
         "example_id": pa.array(example_ids(examples, index, hookpoint), pa.string()),
-        "text": pa.array([row.text for row in show(examples, index, text)], pa.string()),
+        "text": pa.array([row.text for row in shown], pa.string()),
         "hookpoint": pa.array([hookpoint] * len(examples), pa.string()),
     }
     schema = TABLES["examples"]

@@ -6,8 +6,9 @@
                 latents=run.table("latents"), explanations=run.table("explanations"),
                 scores=run.table("scores"), run_info={"subject": "SmolLM2-135M"})
 
-Two gzip blobs hold the data: the table, which is shown at once, and the pages of latents. The file's
-content security policy allows its own script and style and nothing else: no request, no other script.
+Two gzip blobs hold the data: the table, which is shown at once, and the pages of latents. The
+file's content security policy allows its own script and style and nothing else: no request, no
+other script.
 """
 
 from __future__ import annotations
@@ -97,8 +98,11 @@ def _held(n_pages: int, n_latents: int, *, named: bool, seed: int) -> str | None
 
 def _write(out: Path, text: str) -> None:
     """Write under a name of its own, then rename: a reader sees the old file or the new one."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out.parent}: cannot be made ({error.strerror})") from error
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -151,8 +155,8 @@ def build_atlas(
         `out`.
 
     Raises:
-        InputError: `pages` names a latent that does not exist or too many, a table belongs to another
-            index, logits cannot be read, or `out` cannot be written.
+        InputError: `pages` names a latent that does not exist or too many, a table belongs to
+            another index, logits cannot be read, or `out` cannot be written.
     """
     L = int(index.n_latents)
     latents = _of_hookpoint(latents, "latents", hookpoint, L)
@@ -166,17 +170,17 @@ def build_atlas(
 
     with progress.stage("atlas", total=len(chosen), unit="latents") as bar:
         rules = running_rules(explanations, known)
-        drawn = draw(index, text, chosen, rules=rules, bar=bar, seed=seed)
+        top = np.asarray(index.summary()["max_activation"], np.float32)
+        drawn = draw(index, text, chosen, top=top, rules=rules, bar=bar, seed=seed)
         meta, arrays = page_data(chosen, rows, explanations, scores, protocols, text)
         limits = np.asarray(index.deciles(), np.float32)[chosen.astype(np.int64)]
-        peak = np.asarray(index.summary()["max_activation"], np.float32)[chosen.astype(np.int64)]
         bounds = np.searchsorted(drawn.latent, np.append(chosen, np.uint32(L)))
         pages_blob = pack(
             meta | {"width": drawn.width, "strings": drawn.strings},
             arrays
             | {
                 "deciles": limits,
-                "max_activation": peak,
+                "max_activation": top[chosen.astype(np.int64)],
                 "page_examples": bounds.astype(np.uint32),
             }
             | drawn.arrays(),
@@ -185,7 +189,7 @@ def build_atlas(
 
     script = "\n".join(_asset(name) for name in _SCRIPTS)
     style = _asset("atlas.css")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
     cautions = run_info.get("notes", ())
     _write(
         out,

@@ -45,7 +45,7 @@ class LatentColumns:
     density: Array
     """float32[L]: share of tokens; NaN where unknown."""
     counts: dict[str, Array]
-    """float32 would lose digits: uint32[L] of `count`, `windows`, `windows_scoring`, `documents`."""
+    """uint32[L] of `count`, `windows`, `windows_scoring` and `documents`."""
     reason: list[str | None]
     """Why a latent has its status."""
     type: list[str | None]

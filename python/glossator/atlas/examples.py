@@ -1,6 +1,6 @@
 """The examples of an atlas: drawn from the index, each window stored once, activations in 8 bits.
 
-    drawn = draw(index, text, np.array([3, 17]), rules={17: rule}, seed=0)
+    drawn = draw(index, text, np.array([3, 17]), top=maxima, rules={17: rule}, bar=bar)
     arrays = drawn.arrays()      # for glossator.atlas.pack.pack
     drawn.strings                # the texts of tokens that the arrays point into
 
@@ -37,8 +37,8 @@ DOCUMENT_START, MASKED, PADDING = 1, 2, 4
 """Bits of a token's mark: it opens a document; it is masked; it is padding and not shown."""
 
 SCORE_SIDE, SILENT_EXAMPLE, RULE_KNOWN, RULE_FIRES = 1, 2, 4, 8
-"""Bits of an example: it is of the scorer's side; its latent is silent on it; its latent has a rule;
-the rule fires on it."""
+"""Bits of an example: it is of the scorer's side; its latent is silent on it; its latent has a
+rule; the rule fires on it."""
 
 _NO_DOCUMENT = np.uint64(2**64 - 1)
 _BATCH, _DECODED = 256, 4096
@@ -251,11 +251,9 @@ def _part(index: AtlasIndex, examples: Any, top: Array, rules: Mapping[int, Rule
     codes = np.clip(np.ceil(shares * 255), 1, 255).astype(np.uint8)
     fired_rows, fired_offsets = np.nonzero(fired)
     n = len(order)
-    flags = (
-        (examples.split == 1) * SCORE_SIDE
-        + silent * SILENT_EXAMPLE
-        + known * RULE_KNOWN
-    )[order].astype(np.uint8) | (fired.any(axis=1) * RULE_FIRES).astype(np.uint8)
+    flags = ((examples.split == 1) * SCORE_SIDE + silent * SILENT_EXAMPLE + known * RULE_KNOWN)[
+        order
+    ].astype(np.uint8) | (fired.any(axis=1) * RULE_FIRES).astype(np.uint8)
 
     starts, once = np.unique(examples.start, return_index=True)
     mask = examples.mask[once]
@@ -307,6 +305,7 @@ def draw(
     text: AtlasText,
     latents: Array,
     *,
+    top: Array,
     rules: Mapping[int, Rule],
     bar: Bar,
     seed: int = 0,
@@ -317,6 +316,7 @@ def draw(
         index: the index of the hookpoint.
         text: the texts of its tokens.
         latents: ids, ascending; those without windows have no examples.
+        top: float32[L]: the largest activation of each latent.
         rules: the rule of each latent that has one: where it fires is kept.
         bar: counts latents.
         seed: of the examples.
@@ -324,8 +324,7 @@ def draw(
     Returns:
         The examples. The same index, latents and seed give the same.
     """
-    top = np.nan_to_num(np.asarray(index.summary()["max_activation"], np.float32))
-    top[top <= 0] = 1
+    top = np.where(top > 0, top, 1).astype(np.float32)
     parts = []
     for batch in _batches(latents.astype(np.uint32)):
         parts.append(_part(index, index.sample(batch, PLAN, seed), top, rules))

@@ -4,9 +4,9 @@
     text = encode(blob)          # base64, for a <script> element
     meta, arrays = unpack(blob)  # the same again
 
-A blob is gzip over: the header's length (u32, little-endian), the header (JSON: `meta`, and for each
-array its name, type, offset and length in elements), then the arrays, each at a multiple of 8 bytes
-from the end of the header, itself padded to 8. The same input gives the same bytes.
+A blob is gzip over: the header's length (u32, little-endian), the header (JSON: `meta`, and for
+each array its name, type, offset and length in elements), then the arrays, each at a multiple of 8
+bytes. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -89,15 +89,17 @@ def encode(blob: bytes) -> str:
 def planes(values: Array, top: int) -> Array:
     """Split non-negative integers below `top` into planes of bytes, lowest byte first.
 
-    Frequent tokens have small numbers, so that the higher planes are nearly empty and gzip finds the
-    repetitions of each plane by itself.
+    Frequent tokens have small numbers, so that the higher planes are nearly empty and gzip finds
+    the repetitions of each plane by itself.
 
     Returns:
         u8[n_planes, values.size].
     """
     n = max(1, math.ceil(max(top - 1, 1).bit_length() / 8))
     flat = values.reshape(-1).astype("<u8", copy=False)
-    return np.stack([((flat >> np.uint64(8 * i)) & np.uint64(255)).astype(np.uint8) for i in range(n)])
+    shifts = np.arange(n, dtype=np.uint64)[:, None] * np.uint64(8)
+    split: Array = (flat[None] >> shifts).astype(np.uint8)
+    return split
 
 
 def shorten(values: Array) -> Array:

@@ -4,7 +4,8 @@
     rules = running_rules(explanations, known)
     meta, arrays = page_data(chosen, rows, explanations, scores, protocols, text)
 
-Names of tokens are stored once; the rows of the table of scores become arrays, grouped by explanation.
+Names of tokens are stored once; the rows of the table of scores become arrays, grouped by
+explanation.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class _Names:
         }
 
     def logits(self, field: str, latent: int, stored: str | None) -> list[list[float]]:
-        """Pairs of a name's number and a logit, from JSON pairs of a token (id or name) and a logit."""
+        """Pairs of a name's number and a logit, from JSON pairs of a token and a logit."""
         if stored is None:
             return []
         try:
@@ -123,11 +124,12 @@ def _rule(stored: str | None) -> Rule | None:
 
 def running_rules(explanations: pa.Table, known: Iterable[Explainer]) -> dict[int, Rule]:
     """The rule of each latent that has one: of several that in the table of the better F1."""
-    f1: dict[str, float] = {}
-    for explainer in known:
-        for key, value in zip(explainer.explanation, explainer.metrics["f1"].tolist(), strict=True):
-            if key is not None and value == value:  # not NaN
-                f1[key] = value
+    f1 = {
+        key: value
+        for explainer in known
+        for key, value in zip(explainer.explanation, explainer.metrics["f1"].tolist(), strict=True)
+        if key is not None and value == value  # not NaN
+    }
     best: dict[int, tuple[float, str]] = {}
     ruled = explanations.filter(pc.is_valid(explanations["rule"]))
     for key, latent, rule in zip(
@@ -246,9 +248,7 @@ def page_data(
     written = mine["text"].to_pylist()
     rules = [names.rule(_rule(rule)) for rule in mine["rule"].to_pylist()]
     logits = {
-        field: [
-            names.logits(field, latent, stored[latent]) for latent in chosen.tolist()
-        ]
+        field: [names.logits(field, latent, stored[latent]) for latent in chosen.tolist()]
         for field, stored in rows.logits.items()
     }
     ids = mine["explanation_id"].combine_chunks()

@@ -2,6 +2,8 @@
 
     for fact in latent_facts(rows) + explainer_facts(rows, explainer):
         print(fact.value, fact.label, fact.detail)
+
+A number without its denominator is not shown.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def explainer_facts(rows: LatentColumns, explainer: Explainer) -> list[Fact]:
         known = ~np.isnan(f1)
         mean = f"{f1[known].astype(np.float64).mean():.2f}" if known.any() else "–"
         how = "held-out corpus" if explainer.source == "corpus" else explainer.source
-        facts.append(Fact(mean, "mean F1", f"over {int(known.sum()):,} explanations, {how}"))
+        facts.append(Fact(mean, "mean F1", f"over {int(known.sum()):,}, {how}"))
         passed = int((np.nan_to_num(low, nan=-1) > PASSES).sum())
         detail = f"{passed:,} of {n:,} explained"
         facts.append(Fact(_share(passed, n), f"F1 lower bound above {PASSES}", detail))
@@ -64,6 +66,6 @@ def explainer_facts(rows: LatentColumns, explainer: Explainer) -> list[Fact]:
         known = ~np.isnan(values)
         if known.any():
             mean = f"{values[known].astype(np.float64).mean():.2f}"
-            detail = f"mean balanced accuracy of {int(known.sum()):,}; chance is 0.50"
+            detail = f"balanced accuracy over {int(known.sum()):,}, chance 0.50"
             facts.append(Fact(mean, scorer, detail))
     return facts

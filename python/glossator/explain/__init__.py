@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from glossator.errors import InputError
 from glossator.explain.delimited import Delimited, explanation_text
+from glossator.explain.rules import learn_rules
 from glossator.index import Index
 from glossator.judges.base import (
     TRANSIENT,
@@ -37,6 +39,7 @@ __all__ = ["Delimited", "Explained", "Unexplained", "aexplain", "explain"]
 
 # Latents whose examples are drawn at once: enough to share a context's decoding, small in memory.
 _CHUNK = 32
+_SILENT = "no examples on the explain side"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,9 @@ def explain(
     progress: Progress = SILENT,
 ) -> Explained:
     """Explain latents; see `aexplain`."""
+    if explainer == "rules":
+        # Learning needs no event loop, and without one Ctrl-C stops it at once.
+        return _learned(index, latents, text, hookpoint, sink, progress)
     work = aexplain(
         index,
         latents,
@@ -126,19 +132,19 @@ async def aexplain(
         InputError: an unknown explainer, or a judge or text that is missing.
         JudgeError: the judge cannot be used any more; what `sink` was given is done.
     """
-    hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
-    latents = list(dict.fromkeys(int(latent) for latent in latents))
-    begun = time.perf_counter()
-    if text is None:
-        raise InputError("explain: `text` is missing; give TokenText.open(the tokenizer's file)")
     if explainer == "rules":
-        raise InputError("rules: see below")
+        return await _learned_beside(index, latents, text, hookpoint, sink, progress)
     if explainer == "delimited":
         explainer = Delimited()
     if not isinstance(explainer, Delimited):
         raise InputError(f"explainer `{explainer}`: unknown; known are rules, delimited")
     if judge is None:
         raise InputError("explainer `delimited`: needs a judge; name one with --judge")
+    if text is None:
+        raise _no_text()
+    hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
+    latents = list(dict.fromkeys(int(latent) for latent in latents))
+    begun = time.perf_counter()
     await judge.check()
     with progress.stage("explain", total=len(latents), unit="latents") as bar:
         for note in judge.notes:
@@ -146,6 +152,63 @@ async def aexplain(
         asked = _Asked(index, latents, explainer, judge, text, hookpoint, plan, seed, sink, bar)
         await answer_all(judge, asked.jobs(), asked.handle)
     return asked.explained(time.perf_counter() - begun)
+
+
+def _learned(
+    index: Index,
+    latents: Sequence[int],
+    text: TokenText | None,
+    hookpoint: str | None,
+    sink: Callable[[Explanation], None] | None,
+    progress: Progress,
+) -> Explained:
+    """Rules, in the shape of any other explainer's work."""
+    if text is None:
+        raise _no_text()
+    begun = time.perf_counter()
+    found = learn_rules(
+        index, latents, names=text, hookpoint=hookpoint, sink=sink, progress=progress
+    )
+    there = {explanation.latent for explanation in found}
+    silent = dict.fromkeys(int(latent) for latent in latents if int(latent) not in there)
+    return Explained(
+        tuple(found),
+        tuple(Unexplained(latent, _SILENT) for latent in silent),
+        Usage().entry("explain", "rules", 0, time.perf_counter() - begun),
+    )
+
+
+async def _learned_beside(
+    index: Index,
+    latents: Sequence[int],
+    text: TokenText | None,
+    hookpoint: str | None,
+    sink: Callable[[Explanation], None] | None,
+    progress: Progress,
+) -> Explained:
+    """Rules learned in a thread of their own; `sink` is called in the event loop's."""
+    loop = asyncio.get_running_loop()
+    cancelled = threading.Event()
+
+    async def keep(explanation: Explanation) -> None:
+        if sink is not None:
+            sink(explanation)
+
+    def hand_over(explanation: Explanation) -> None:
+        if cancelled.is_set():
+            raise asyncio.CancelledError
+        asyncio.run_coroutine_threadsafe(keep(explanation), loop).result()
+
+    try:
+        return await asyncio.to_thread(
+            _learned, index, latents, text, hookpoint, hand_over, progress
+        )
+    finally:
+        cancelled.set()
+
+
+def _no_text() -> InputError:
+    return InputError("explain: `text` is missing; give TokenText.open(the tokenizer's file)")
 
 
 class _Asked:
@@ -193,7 +256,7 @@ class _Asked:
         for latent in latents:
             rows = (examples.latent == latent).nonzero()[0]
             if not len(rows):
-                jobs.append(Unexplained(latent, "no examples on the explain side"))
+                jobs.append(Unexplained(latent, _SILENT))
                 continue
             prompt = self._explainer.prompt(
                 latent, [shown[row] for row in rows], examples.activations[rows]

@@ -82,11 +82,11 @@ def share_figure(
     labels = np.zeros(n, np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
     sizes = np.bincount(labels).astype(np.float64)
     weights: npt.NDArray[np.float64] = 1.0 / (len(sizes) * sizes[labels])
-    share = min(float(weights @ values), 1.0)
     effective = float(1.0 / np.sum(weights**2))
+    within = np.bincount(labels, values) / sizes
+    share = float(np.mean(within))
     if clusters is None:
         return Figure(share, *_wilson(share, effective))
-    within = np.bincount(labels, values) / sizes
     places = np.unique(clusters, return_inverse=True)[1]
     totals = np.bincount(places, weights * (values - within[labels])).astype(np.float64)
     return _on_clusters(share, _variance(totals), effective, len(totals))

@@ -289,12 +289,16 @@ impl Draw<'_> {
                 for (strength, &window) in ranked.iter().enumerate() {
                     strata[usize::from(decile(n - 1 - strength, n)) - 1].push(window);
                 }
-                let mut chosen = Vec::new();
+                let mut turns = Vec::new();
                 for (from_top, stratum) in strata.iter().rev().enumerate() {
                     let wanted = plan.n / 10 + usize::from(from_top < plan.n % 10);
-                    chosen.extend(take(stratum, wanted, STRATA));
+                    let taken = take(stratum, wanted, STRATA).into_iter().enumerate();
+                    turns.extend(taken.map(|(turn, window)| (turn, from_top, window)));
                 }
-                chosen
+                // In turns, as the tenths of this side are not the deciles of the whole index: so a
+                // smaller draw begins a larger one there too.
+                turns.sort_unstable();
+                turns.into_iter().map(|(_, _, window)| window).collect()
             }
         };
         let drawn = |window: usize| Drawn {

@@ -149,7 +149,7 @@ class List {
         this.choose(at, { scroll: false });
         this.onOpen(i);
       },
-    }, this.shown.map((column) => h("td", { class: `${column.key}${column.number ? " number" : ""}` }, this.cell(column, i))));
+    }, this.shown.map((column) => h("td", { class: `${column.key}${column.number ? " number" : ""}` }, this.cell(column, i) ?? "")));
   }
 
   cell(column, i) {
@@ -171,7 +171,7 @@ class List {
       }
       case "f1": {
         const [value, low, high] = ["f1", "low", "high"].map((name) => this.table[`${name}_${this.explainer}`][i]);
-        return [interval(value, low, high), h("span", null, rate(value))];
+        return Number.isNaN(value) ? null : [interval(value, low, high), h("span", null, rate(value))];
       }
       default:
         return rate(column.value(i));

@@ -3,7 +3,7 @@
 const DOCUMENT_START = 1, MASKED = 2, PADDING = 4;
 const SCORE_SIDE = 1, SILENT = 2, RULE_KNOWN = 4, RULE_FIRES = 8;
 const CHANCE = { balanced_accuracy: 0.5, auroc: 0.5 };
-const FIRST = ["f1", "precision", "recall", "balanced_accuracy", "auprc", "auroc", "accuracy", "correlation"];
+const FIRST = ["f1", "precision", "recall", "balanced_accuracy", "specificity", "accuracy", "auprc", "auroc", "correlation"];
 const SPOKEN = { f1: "F1", auprc: "AUPRC", auroc: "AUROC" };
 function spoken(metric) {
   const token = /^tokens?_(.*)$/.exec(metric);
@@ -88,7 +88,7 @@ const chips = (tokens, names, most = 48) => {
 
 function nearby({ before, after }) {
   if (!after) return before === 1 ? "the token before" : `the ${before} tokens before`;
-  return `${before} tokens before to ${after} after`;
+  return `the ${before} tokens before and ${after} after`;
 }
 
 function ruleView(rule, names) {
@@ -96,8 +96,8 @@ function ruleView(rule, names) {
     h("div", null, h("dt", null, label, where ? h("small", null, ` ${where}`) : null), h("dd", null, chips(tokens, names)));
   return h("dl", { class: "rule" },
     line("fires on", rule.tokens),
-    rule.require ? line("with", rule.require.tokens, `within ${nearby(rule.require)}`) : null,
-    rule.exclude ? line("without", rule.exclude.tokens, `within ${nearby(rule.exclude)}`) : null);
+    rule.require ? line("with", rule.require.tokens, `in ${nearby(rule.require)}`) : null,
+    rule.exclude ? line("without", rule.exclude.tokens, `in ${nearby(rule.exclude)}`) : null);
 }
 
 const inUnit = (score) => Number.isNaN(score.value) || (score.value >= 0 && score.value <= 1);
@@ -112,10 +112,9 @@ function forest(scores, kind) {
     h("span", { class: "metric" }, spoken(s.metric), kind ? h("small", null, ` ${s.kind}`) : null),
     interval(s.value, s.low, s.high, { width: 200, height: 18, mark: CHANCE[s.metric] ?? NaN, nil: s.nil }),
     Number.isNaN(s.value)
-      ? h("span", { class: "why" }, `no value: ${s.reason || "not stated"}`)
+      ? h("span", { class: "why void" }, `no value: ${visible(s.reason || "no reason stated")}`)
       : h("span", { class: "figures" }, h("b", null, rate(s.value)),
-        Number.isNaN(s.high) && Number.isNaN(s.low) ? null : h("small", null, ` ${Number.isNaN(s.low) ? "?" : rate(s.low)}–${Number.isNaN(s.high) ? "?" : rate(s.high)}`),
-        s.reason ? h("small", { class: "why" }, ` ${s.reason}`) : null),
+        Number.isNaN(s.high) && Number.isNaN(s.low) ? null : h("small", { title: visible(s.reason) || null }, ` ${Number.isNaN(s.low) ? "?" : rate(s.low)}–${Number.isNaN(s.high) ? "?" : rate(s.high)}`)),
     h("span", { class: "n" }, [s.n ? `n ${whole(s.n)}` : "", s.missing ? `${whole(s.missing)} missing` : "",
       Number.isNaN(s.nil) ? "" : `null ${rate(s.nil)}`, Number.isNaN(s.q) ? "" : `q ${s.q.toPrecision(2)}`].filter(Boolean).join(" · ")))), axis);
 }
@@ -124,9 +123,11 @@ function forest(scores, kind) {
 function outcomes(scores) {
   const values = Object.fromEntries(scores.map((s) => [s.metric, s.value]));
   const words = { tp: "found", fn: "missed", fp: "false alarms", tn: "rightly silent" };
-  const told = Object.entries(words).filter(([key]) => key in values)
-    .map(([key, word]) => h("span", null, h("b", null, whole(values[key])), ` ${word}`));
-  return told.length ? h("p", { class: "outcomes", "aria-label": "Windows" }, told) : null;
+  return ["", "token_"].map((unit) => {
+    const told = Object.entries(words).filter(([key]) => unit + key in values)
+      .map(([key, word]) => h("span", null, h("b", null, whole(values[unit + key])), ` ${word}`));
+    return told.length ? h("p", { class: "outcomes" }, h("span", null, unit ? "tokens" : "windows"), told) : null;
+  });
 }
 
 const TITLES = { corpus: "On every held-out window", detection: "Detection", fuzzing: "Fuzzing" };
@@ -134,9 +135,11 @@ const TITLES = { corpus: "On every held-out window", detection: "Detection", fuz
 function scoreGroup(scores) {
   const { scorer, protocol } = scores[0];
   const kinds = [...new Set(scores.map((s) => s.kind).filter((kind) => kind && kind !== "all"))];
-  const overall = scores.filter((s) => s.decile === 0 && !["tp", "fp", "fn", "tn"].includes(s.metric));
+  const overall = scores.filter((s) => s.decile === 0 && !/^(token_)?[tf][pn]$/.test(s.metric));
   const lines = overall.filter(inUnit).sort((a, b) => rank(a.metric) - rank(b.metric));
   const rest = overall.filter((s) => !inUnit(s));
+  // Why an interval is open, said once.
+  const open = [...new Set(lines.filter((s) => !Number.isNaN(s.value) && s.reason).map((s) => s.reason))];
   const byDecile = new Map();
   for (const s of scores) {
     if (s.decile === 0) continue;
@@ -146,6 +149,7 @@ function scoreGroup(scores) {
   return h("section", { class: "scores" },
     h("h4", null, TITLES[scorer] ?? scorer, scorer === "corpus" ? null : h("small", null, ` ${[visible(protocol), kinds.length === 1 ? `${kinds[0]} negatives` : ""].filter(Boolean).join(" · ")}`)),
     lines.length ? forest(lines, kinds.length > 1) : null,
+    open.map((reason) => h("p", { class: "why" }, visible(reason))),
     scorer === "corpus" ? outcomes(scores.filter((s) => s.decile === 0)) : null,
     rest.length ? h("p", { class: "outcomes" }, rest.map((s) => h("span", null, h("b", null, size(s.value)), ` ${spoken(s.metric)}`))) : null,
     [...byDecile].sort((a, b) => rank(a[0]) - rank(b[0])).slice(0, 2).map(([metric, at]) =>

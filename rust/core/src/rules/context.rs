@@ -6,6 +6,9 @@ use super::learn::Learner;
 use super::subjects::window_values;
 use super::{Corpus, Near, Rule};
 
+/// Documents' worth of contrary evidence charged to every token of a clause: twice what a token of
+/// the rule itself is charged, as any token of the language may stand near by chance.
+const CAUTION: f64 = 4.0;
 /// Places looked at.
 const BUDGET: usize = 1 << 14;
 /// Context tokens that enter the choice, per reach and level of F1.
@@ -129,6 +132,7 @@ impl Learner {
     /// of its places), places for an exclusion, each an equal part of its window.
     fn context_units(&self, sample: &Sample, clause: Clause) -> (Vec<u32>, Vec<Value>, Aim) {
         let mut aim = Aim {
+            caution: CAUTION,
             limit: self.options.max_context_tokens,
             ..self.subject_aim(sample)
         };

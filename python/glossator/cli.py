@@ -1,0 +1,388 @@
+"""The command line: every command is a few lines over a library function.
+
+glossator demo
+glossator run run.toml --out run
+glossator inspect run
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from glossator import __version__, demo, pipeline, report
+from glossator.config import RunConfig, config_from, load_config
+from glossator.errors import GlossatorError, InputError
+from glossator.export import export_tables
+from glossator.runs import Run
+from glossator.progress import reporter
+
+__all__ = ["app", "main"]
+
+EXIT_COMPLETE, EXIT_INPUT, EXIT_MISSING, EXIT_INTERRUPTED = 0, 2, 3, 130
+
+app = typer.Typer(
+    name="glossator",
+    help="Explain and score every latent of a sparse autoencoder or transcoder.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+export = typer.Typer(help="Write a run's results for other tools.", no_args_is_help=True)
+app.add_typer(export, name="export")
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The run directory; made if missing.")]
+Corpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="stdlib, packages, hf:NAME[:SPLIT], or a text, JSONL or Parquet file; repeatable."
+    ),
+]
+Column = Annotated[str | None, typer.Option(help="Field of JSONL or Parquet rows with the text.")]
+Tokens = Annotated[int | None, typer.Option(help="Stop after so many tokens, whole documents.")]
+Subject = Annotated[
+    str | None, typer.Option(help="smollm2, or any Hugging Face model by name or path.")
+]
+Hookpoint = Annotated[str | None, typer.Option(help="Module path whose output is encoded.")]
+Coder = Annotated[Path | None, typer.Option(help="Folder of a sparse coder; trained if not given.")]
+CoderLatents = Annotated[int | None, typer.Option(help="Latents of a coder to be trained.")]
+CoderSteps = Annotated[int | None, typer.Option(help="Training steps of that coder.")]
+Latents = Annotated[
+    str | None, typer.Option(help="Latents to explain: ids (3,17,40-49) or a file of them.")
+]
+MaxLatents = Annotated[
+    int | None,
+    typer.Option(help="Latents that the judge is asked about, drawn by seed (64; 4 with local)."),
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option("--judge", help="Base URL of an OpenAI-compatible server, or `local` for vLLM."),
+]
+JudgeModel = Annotated[str | None, typer.Option(help="The model's name at that server.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every draw.")]
+MaxFailed = Annotated[
+    float | None,
+    typer.Option(help="Share of explanations or verdicts that may be missing (0.01)."),
+]
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def parse_latents(text: str | None) -> tuple[int, ...] | None:
+    """Latent ids from `3,17,40-49`, or from a file with ids apart by commas or white space.
+
+    Raises:
+        InputError: neither a list of ids nor a file of them.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    source = "--latents"
+    if path.is_file():
+        source, text = str(path), path.read_text(encoding="utf-8")
+    ids: list[int] = []
+    for part in text.replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InputError(f"{source}: `{part}` is no latent id; give ids, ranges or a file")
+        ids.extend(range(int(first), int(last if dash else first) + 1))
+    if not ids:
+        raise InputError(f"{source}: no latent ids; give ids (3,17,40-49) or a file of them")
+    return tuple(dict.fromkeys(ids))
+
+
+def _settings(base: RunConfig, **options: Any) -> RunConfig:  # noqa: ANN401 - command options
+    """`base` with the options that were given; an option's name is `section__field`."""
+    values = base.model_dump(mode="json", exclude_none=True)
+    for name, value in options.items():
+        if value is None or value == []:
+            continue
+        section, _, field = name.partition("__")
+        if field:
+            values.setdefault(section, {})[field] = str(value) if isinstance(value, Path) else value
+        else:
+            values[section] = value
+    return config_from(values, "options")
+
+
+def _finish(run: Run) -> None:
+    report.print_closing(run, Console())
+    missing = pipeline.missing_share(run)
+    if missing > run.config.max_failed:
+        print(
+            f"glossator: {missing:.1%} of the explanations or verdicts are missing, more than "
+            f"--max-failed {run.config.max_failed:.1%}; run the same command again to ask for them",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_MISSING)
+
+
+@app.command(
+    name="demo",
+    epilog=_examples(
+        "glossator demo",
+        "glossator demo --out runs/packages --corpus packages --tokens 1000000",
+        "glossator demo --corpus notes.txt --corpus mail.jsonl --column body",
+        "glossator demo --judge http://127.0.0.1:8000/v1 --judge-model NAME",
+        "glossator demo --judge local",
+    ),
+)
+def demo_command(
+    out: Out = Path("run"),
+    corpus: Corpus = None,
+    column: Column = None,
+    tokens: Tokens = None,
+    subject: Subject = None,
+    hookpoint: Hookpoint = None,
+    coder: Coder = None,
+    coder_latents: CoderLatents = None,
+    coder_steps: CoderSteps = None,
+    latents: Latents = None,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    max_latents: MaxLatents = None,
+    seed: Seed = None,
+    max_failed: MaxFailed = None,
+) -> None:
+    """The main job on embedded defaults: from plain text to an atlas of explained latents.
+
+    Reads English prose that every Python carries, runs SmolLM2-135M over it, trains a TopK sparse
+    autoencoder (kept for the next time), indexes every activation, explains each live latent by a
+    rule, checks the rule on every held-out document, and writes one HTML file. Each of these an
+    option replaces. Run again, it goes on where it was.
+    """
+    config = _settings(
+        demo.default_config(),
+        corpus__source=corpus,
+        corpus__column=column,
+        corpus__tokens=tokens,
+        subject__name=subject,
+        subject__hookpoint=hookpoint,
+        coder__path=coder,
+        coder__latents=coder_latents,
+        coder__steps=coder_steps,
+        explain__latents=parse_latents(latents),
+        judge__url=judge,
+        judge__model=judge_model,
+        judge__max_latents=max_latents,
+        seed=seed,
+        max_failed=max_failed,
+    )
+    with pipeline.run(config, out, progress=reporter()) as run:
+        _finish(run)
+
+
+@app.command(
+    name="run",
+    epilog=_examples(
+        "glossator run run.toml --out runs/layer6",
+        "glossator run runs/layer6/config.toml --out runs/again",
+        "glossator run run.toml --out runs/layer6 --judge http://127.0.0.1:8000/v1",
+    ),
+)
+def run_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings of the run.")],
+    out: Out = Path("run"),
+    latents: Latents = None,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    max_latents: MaxLatents = None,
+    seed: Seed = None,
+    max_failed: MaxFailed = None,
+) -> None:
+    """All stages as a TOML file says; options replace its fields. Resumes."""
+    settings = _settings(
+        load_config(config),
+        explain__latents=parse_latents(latents),
+        judge__url=judge,
+        judge__model=judge_model,
+        judge__max_latents=max_latents,
+        seed=seed,
+        max_failed=max_failed,
+    )
+    with pipeline.run(settings, out, progress=reporter()) as run:
+        _finish(run)
+
+
+@app.command(
+    epilog=_examples(
+        "glossator harvest --out run --corpus web.parquet --subject gpt2 --coder saes/h.6",
+        "glossator harvest --out run --corpus hf:NeelNanda/pile-10k --tokens 10000000",
+    )
+)
+def harvest(
+    out: Out = Path("run"),
+    corpus: Corpus = None,
+    column: Column = None,
+    tokens: Tokens = None,
+    subject: Subject = None,
+    hookpoint: Hookpoint = None,
+    coder: Coder = None,
+    coder_latents: CoderLatents = None,
+    coder_steps: CoderSteps = None,
+    seed: Seed = None,
+) -> None:
+    """Corpus to index: one pass of the subject model encodes every latent. Resumes."""
+    config = _settings(
+        RunConfig(),
+        corpus__source=corpus,
+        corpus__column=column,
+        corpus__tokens=tokens,
+        subject__name=subject,
+        subject__hookpoint=hookpoint,
+        coder__path=coder,
+        coder__latents=coder_latents,
+        coder__steps=coder_steps,
+        seed=seed,
+    )
+    with Run.create(config, out) as run:
+        pipeline.harvest_stage(run, progress=reporter())
+        report.print_inspection(run, Console())
+
+
+@app.command(
+    epilog=_examples(
+        "glossator explain run",
+        "glossator explain run --latents 3,17,40-49",
+        "glossator explain run --judge http://127.0.0.1:8000/v1 --max-latents 200",
+    )
+)
+def explain(
+    run_dir: RunDir,
+    latents: Latents = None,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    max_latents: MaxLatents = None,
+    max_failed: MaxFailed = None,
+) -> None:
+    """Explain live latents: by rules, and by a language model where a judge is named."""
+    with Run.open(run_dir, write=True) as run:
+        run.configure(
+            _settings(
+                run.config,
+                explain__latents=parse_latents(latents),
+                judge__url=judge,
+                judge__model=judge_model,
+                judge__max_latents=max_latents,
+                max_failed=max_failed,
+            )
+        )
+        pipeline.explain_stage(run, progress=reporter())
+        _finish(run)
+
+
+@app.command(
+    epilog=_examples(
+        "glossator score run",
+        "glossator score run --judge http://127.0.0.1:8000/v1 --judge-model NAME",
+    )
+)
+def score(
+    run_dir: RunDir,
+    latents: Latents = None,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    max_latents: MaxLatents = None,
+    max_failed: MaxFailed = None,
+) -> None:
+    """Score explanations: rules on all held-out documents; detection and fuzzing with a judge."""
+    with Run.open(run_dir, write=True) as run:
+        run.configure(
+            _settings(
+                run.config,
+                explain__latents=parse_latents(latents),
+                judge__url=judge,
+                judge__model=judge_model,
+                judge__max_latents=max_latents,
+                max_failed=max_failed,
+            )
+        )
+        pipeline.score_stage(run, progress=reporter())
+        _finish(run)
+
+
+@app.command(epilog=_examples("glossator atlas run", "glossator atlas run --latents 0-99"))
+def atlas(run_dir: RunDir, latents: Latents = None) -> None:
+    """Write the run's page, RUN/atlas.html: one self-contained HTML file."""
+    with Run.open(run_dir, write=True) as run:
+        print(pipeline.atlas_stage(run, pages=parse_latents(latents), progress=reporter()))
+
+
+@app.command(epilog=_examples("glossator inspect run"))
+def inspect(run_dir: RunDir) -> None:
+    """Say what a run directory holds: settings, stages, counts, scores."""
+    with Run.open(run_dir) as run:
+        report.print_inspection(run, Console())
+
+
+@export.command(name="tables", epilog=_examples("glossator export tables run tables"))
+def export_tables_command(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the Parquet files.")],
+) -> None:
+    """Write every table of a run as Parquet, one file a table."""
+    with Run.open(run_dir) as run:
+        for path in export_tables(run, out):
+            print(path)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"glossator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Explain and score every latent of a sparse autoencoder or transcoder."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 complete; 2 what the user can mend, after one line that says so; 3 finished with more
+        missing than allowed; 130 interrupted. A traceback is a bug.
+    """
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except GlossatorError as error:
+        print(f"glossator: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except TyperException as error:
+        print(f"glossator: {error}; see `glossator --help`", file=sys.stderr)
+        return EXIT_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        print("glossator: interrupted; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename or os.strerror(error.errno)
+        print(
+            f"glossator: {where}: cannot be written ({os.strerror(error.errno)}); "
+            "make room and run the same command again: what was done is kept",
+            file=sys.stderr,
+        )
+        return EXIT_INPUT
+    return code if isinstance(code, int) else EXIT_COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

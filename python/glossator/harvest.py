@@ -1,0 +1,288 @@
+"""Corpus to index: one pass of the subject model, every latent of every token kept.
+
+    subject = load_subject("smollm2")
+    contexts = pack(open_corpus("stdlib"), subject.tokenizer, tokens=300_000).store("contexts")
+    hidden = collect_hidden(subject, contexts, "hidden.f32")     # once, for training and harvest
+    coder = train_coder(subject, contexts, lambda: hidden)
+    index = harvest(subject, coder, contexts, "index", hidden=hidden)
+
+Every step can be killed and run again: it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from glossator.coders import NO_LATENT, SparseCoder, TrainConfig, trained_coder
+from glossator.corpus import Contexts, ContextSource
+from glossator.errors import InputError
+from glossator.index import Index, IndexWriter
+from glossator.progress import SILENT, Progress
+from glossator.records import content_id
+from glossator.subjects import Logits, Subject
+
+__all__ = ["collect_hidden", "harvest", "logits", "train_coder"]
+
+_KEPT_EVERY = 16
+"""Batches between two points from which a killed pass goes on."""
+
+
+def collect_hidden(
+    subject: Subject, contexts: ContextSource, path: str | Path, progress: Progress = SILENT
+) -> npt.NDArray[np.float32]:
+    """The hidden states of all contexts, computed once and kept in one file.
+
+    Args:
+        subject: the model and its hookpoint.
+        contexts: what it reads.
+        path: a file of float32[n, S, d], little-endian, `4 · n · S · d` bytes; while it is being
+            made it is called `path.partial`, with `path.json` beside it saying how far it is.
+        progress: counts tokens.
+
+    Returns:
+        A read-only memory map, float32[n, S, d].
+
+    Raises:
+        InputError: the file is of another subject or corpus, or the disk is full.
+    """
+    path = Path(path)
+    census = contexts.census()
+    shape = (census.contexts, census.context_length, subject.width)
+    identity = content_id(subject.hash, census.hash, shape)
+    marker = path.with_name(f"{path.name}.json")
+    partial = path.with_name(f"{path.name}.partial")
+    done = _progress_of(marker, identity, whole=path.is_file())
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _append_hidden(subject, contexts, partial, marker, identity, done, progress)
+            partial.rename(path)
+        except OSError as error:
+            raise InputError(f"hidden states `{path}`: {error.strerror or error}") from error
+    if path.stat().st_size != 4 * int(np.prod(shape)):
+        raise InputError(f"hidden states `{path}`: not of the size of {shape}; remove the file")
+    return np.memmap(path, dtype="<f4", mode="r", shape=shape)
+
+
+def train_coder(
+    subject: Subject,
+    contexts: ContextSource,
+    hidden: Callable[[], npt.NDArray[np.float32]],
+    config: TrainConfig | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    progress: Progress = SILENT,
+) -> SparseCoder:
+    """The autoencoder that this training gives at the subject's hookpoint: cached, or trained now.
+
+    Args:
+        subject: the model and its hookpoint.
+        contexts: the corpus.
+        hidden: gives the hidden states, as `collect_hidden` does; called only to train.
+        config: sizes, steps, rates, seed; `TrainConfig()` if None.
+        cache_dir: where trained coders are kept; see `glossator.folders.cache_folder`.
+        progress: counts steps.
+    """
+    census = contexts.census()
+
+    def data() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        return hidden(), np.concatenate([batch.mask for batch in contexts.batches()])
+
+    return trained_coder(
+        data,
+        {"subject": subject.name, "subject_hash": subject.hash, "contexts_hash": census.hash},
+        config or TrainConfig(),
+        hookpoint=subject.hookpoint,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+
+
+def harvest(
+    subject: Subject,
+    coder: SparseCoder,
+    contexts: ContextSource,
+    index_path: str | Path,
+    *,
+    hookpoint: str | None = None,
+    hidden: npt.NDArray[np.float32] | None = None,
+    split_seed: int = 0,
+    window: int = 32,
+    progress: Progress = SILENT,
+) -> Index:
+    """Encode every token of a corpus into an index.
+
+    Args:
+        subject: the model; it runs only where `hidden` is None.
+        coder: encodes what the hookpoint's module gives.
+        contexts: the corpus, packed.
+        index_path: the index's folder; one that holds a part of this index is gone on with.
+        hookpoint: the name under which the latents are known; the subject's if None.
+        hidden: float32[n, S, d] of all contexts, from `collect_hidden`.
+        split_seed: the seed of the documents' sides; the packing must have had the same.
+        window: tokens in a window of the index.
+        progress: counts tokens.
+
+    Raises:
+        InputError: the subject's width or hookpoint is not the coder's, no latent is active on the
+            corpus, or the folder holds another index.
+    """
+    census = contexts.census()
+    _refuse_mismatch(subject, coder, hidden, census.contexts)
+    writer = IndexWriter(
+        index_path,
+        n_latents=coder.n_latents,
+        context_length=census.context_length,
+        window=window,
+        split_seed=split_seed,
+        attributes={
+            "hookpoint": hookpoint or subject.hookpoint,
+            "subject": subject.name,
+            "subject_hash": subject.hash,
+            "subject_dtype": subject.dtype,
+            "coder_hash": coder.hash,
+            "tokenizer_hash": subject.tokenizer_hash,
+            "corpus_hash": census.hash,
+        },
+    )
+    total = census.contexts * census.context_length
+    with writer, progress.stage("harvest", total, "tokens") as bar:
+        at = writer.next_context
+        bar.advance(at * census.context_length)
+        for batch in contexts.batches(start=at):
+            if hidden is None:
+                states = subject.hidden(batch.tokens, batch.attended)
+            else:
+                states = torch.from_numpy(np.array(hidden[at : at + len(batch)]))
+            latents, activations = _encode(coder, states, batch)
+            writer.add(
+                batch.tokens, latents, activations, batch.document_ids, batch.mask, context=at
+            )
+            at += len(batch)
+            bar.advance(batch.tokens.size)
+    index = Index.open(index_path)
+    if not index.nnz:
+        raise InputError(
+            f"no latent of coder {coder.source} is active on this corpus; "
+            "was it trained on another module, or on another scale?"
+        )
+    return index
+
+
+def logits(
+    subject: Subject, coder: SparseCoder, latents: npt.NDArray[np.integer], n: int = 10
+) -> Logits | None:
+    """The tokens that each latent promotes and suppresses most, W_U W_D[f].
+
+    Args:
+        subject: its output layer is W_U.
+        coder: its decoder is W_D.
+        latents: [m] latent ids.
+        n: tokens on each end.
+
+    Returns:
+        None where the subject has no output layer of the decoder's width, as an encoder.
+    """
+    rows = torch.from_numpy(np.asarray(latents, dtype=np.int64))
+    return subject.logits(coder.decoder[rows], n)
+
+
+def _encode(
+    coder: SparseCoder, states: torch.Tensor, batch: Contexts
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+    """Latents and activations, [B, S, k]; nothing where the mask is False."""
+    live = torch.from_numpy(batch.mask).to(states.device)
+    found, values = coder.encode(states[live])
+    latents = np.full((*batch.mask.shape, coder.k), NO_LATENT, np.uint32)
+    activations = np.zeros((*batch.mask.shape, coder.k), np.float32)
+    latents[batch.mask] = found.cpu().numpy().astype(np.uint32)
+    activations[batch.mask] = values.cpu().numpy()
+    return latents, activations
+
+
+def _refuse_mismatch(
+    subject: Subject,
+    coder: SparseCoder,
+    hidden: npt.NDArray[np.float32] | None,
+    n_contexts: int,
+) -> None:
+    if subject.width != coder.width:
+        raise InputError(
+            f"subject `{subject.name}` has width {subject.width} at `{subject.hookpoint}`, but "
+            f"coder {coder.source} reads {coder.width}; they belong to different models or modules"
+        )
+    if hidden is not None and (len(hidden) != n_contexts or hidden.shape[-1] != coder.width):
+        raise InputError(
+            f"hidden states of shape {list(hidden.shape)} are not those of {n_contexts:,} contexts "
+            f"of width {coder.width}"
+        )
+    reads = coder.hookpoint
+    if reads and not f".{subject.hookpoint}".endswith(f".{reads}"):
+        raise InputError(
+            f"coder {coder.source} reads at `{reads}`, the subject is read at "
+            f"`{subject.hookpoint}`; give both the same hookpoint"
+        )
+
+
+def _append_hidden(
+    subject: Subject,
+    contexts: ContextSource,
+    partial: Path,
+    marker: Path,
+    identity: str,
+    done: int,
+    progress: Progress,
+) -> None:
+    census = contexts.census()
+    total = census.contexts * census.context_length
+    row_bytes = 4 * census.context_length * subject.width
+    with (
+        partial.open("r+b" if done else "wb") as file,
+        progress.stage("forward", total, "tokens") as bar,
+    ):
+        file.truncate(done * row_bytes)
+        file.seek(0, os.SEEK_END)
+        bar.advance(done * census.context_length)
+        bar.note(f"{subject.name} in {subject.dtype}: {subject.dtype_reason}")
+        for number, batch in enumerate(contexts.batches(start=done), start=1):
+            states = subject.hidden(batch.tokens, batch.attended).cpu().numpy()
+            file.write(np.ascontiguousarray(states, "<f4").data)
+            done += len(batch)
+            bar.advance(batch.tokens.size)
+            if number % _KEPT_EVERY == 0 or done == census.contexts:
+                file.flush()
+                os.fsync(file.fileno())
+                _keep(marker, identity, done)
+
+
+def _progress_of(marker: Path, identity: str, *, whole: bool) -> int:
+    """Contexts done, as the marker has it."""
+    try:
+        kept = json.loads(marker.read_text())
+        known, done = kept["identity"], int(kept["contexts"])
+    except FileNotFoundError:
+        known, done = None, 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"hidden states `{marker}`: not readable ({error}); remove it") from error
+    if known != identity and (whole or known is not None):
+        raise InputError(
+            f"hidden states `{marker}`: of another subject, hookpoint, dtype or corpus; "
+            "remove them, or name another file"
+        )
+    return done
+
+
+def _keep(marker: Path, identity: str, done: int) -> None:
+    scratch = marker.with_name(f"{marker.name}.new")
+    with scratch.open("w") as file:
+        json.dump({"identity": identity, "contexts": done}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(marker)

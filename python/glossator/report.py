@@ -1,0 +1,124 @@
+"""What a run says of itself on a terminal.
+
+print_closing(run, Console())     # after a run: latents explained, mean F1, seconds, memory
+print_inspection(run, Console())  # what a run directory holds
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from glossator.pipeline import judged_summary, rule_summary
+from glossator.runs import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["print_closing", "print_inspection"]
+
+_MIB = 2**20
+
+
+def _counts(latents: pa.Table) -> dict[str, int]:
+    counted = latents.group_by("status").aggregate([("status", "count")])
+    return dict(
+        zip(counted["status"].to_pylist(), counted["status_count"].to_pylist(), strict=True)
+    )
+
+
+def _results(run: Run, table: Table) -> None:
+    latents = run.table("latents")
+    counts = _counts(latents)
+    table.add_row(
+        "latents",
+        f"{latents.num_rows:,}: "
+        + ", ".join(
+            f"{counts.get(name, 0):,} {name}" for name in ("live", "rare", "dense", "dead")
+        ),
+    )
+    rules = rule_summary(run)
+    table.add_row("explained by rules", f"{rules.explained:,} of {counts.get('live', 0):,} live")
+    f1, above = rules.f1, rules.above
+    if f1.value is not None:
+        null = "" if f1.null_value is None else f"; another latent's rule: {f1.null_value:.3f}"
+        table.add_row("mean F1 per window", f"{f1.value:.3f} over {f1.n:,} latents{null}")
+    if above.value is not None:
+        table.add_row(
+            "F1 lower bound > 0.8",
+            f"{above.value:.1%} of latents ({above.above:,} of {above.total:,}; "
+            f"{above.total - above.bounded:,} in too few documents for a bound)",
+        )
+    for line in judged_summary(run):
+        table.add_row("judged", str(line))
+
+
+def _costs(run: Run) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, justify in (("stage", "left"), ("seconds", "right"), ("peak memory", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    stages = run.stages()
+    for name, facts in stages.items():
+        peak = facts.get("peak_bytes", 0) / _MIB
+        table.add_row(name, f"{facts['seconds']:,.1f}", f"{peak:,.0f} MiB")
+    total = sum(facts["seconds"] for facts in stages.values())
+    peak = max((facts.get("peak_bytes", 0) for facts in stages.values()), default=0) / _MIB
+    table.add_row("all", f"{total:,.1f}", f"{peak:,.0f} MiB", style="bold")
+    return table
+
+
+def _per_million(run: Run, stages: Mapping[str, Mapping[str, float]]) -> str:
+    """Hours of this machine for a million latents at the rate of this run."""
+    explained = rule_summary(run).explained
+    if not explained:
+        return "no latent was explained"
+    once = ("subject", "corpus", "forward", "coder")
+    seconds = sum(facts["seconds"] for name, facts in stages.items() if name not in once)
+    hours = seconds / explained * 1e6 / 3600
+    return f"{hours:,.1f} hours of this machine (harvest to atlas; training and loading apart)"
+
+
+def print_closing(run: Run, console: Console) -> None:
+    """The closing table of a run."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    _results(run, table)
+    ledger = run.table("ledger")
+    tokens = (pc.sum(ledger["prompt_tokens"]).as_py() or 0) + (
+        pc.sum(ledger["completion_tokens"]).as_py() or 0
+    )
+    table.add_row("language-model tokens", f"{tokens:,}")
+    table.add_row("per million latents", _per_million(run, run.stages()))
+    for note in run.notes():
+        table.add_row("note", note)
+    page = run.path / "atlas.html"
+    if page.is_file():
+        table.add_row("atlas", str(page))
+    console.print()
+    console.print(table)
+    console.print()
+    console.print(_costs(run))
+
+
+def print_inspection(run: Run, console: Console) -> None:
+    """What a run directory holds."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("run", str(run.path))
+    for name, value in run.description().items():
+        table.add_row(name, str(value))
+    if run.done("harvest"):
+        _results(run, table)
+    for name in ("explanations", "verdicts", "scores", "protocols"):
+        table.add_row(name, f"{run.table(name).num_rows:,} rows")
+    for note in run.notes():
+        table.add_row("note", note)
+    console.print(table)
+    console.print()
+    console.print(_costs(run))

@@ -1,0 +1,260 @@
+"""A run is a directory that explains itself: its settings, its tables, what each stage cost.
+
+    with Run.open("run") as run:
+        run.table("scores")
+        run.index.postings(17)
+        run.stages()
+
+`config.toml` holds every setting, `run.db` the tables, `tokenizer.json` and `index/` what examples
+are resolved with, `atlas.html` the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from glossator.config import RunConfig, load_config, save_config
+from glossator.errors import InputError
+from glossator.index import Index
+from glossator.meter import Meter
+from glossator.records import content_id
+from glossator.store import Store
+from glossator.text import TokenText
+
+__all__ = ["STAGES", "Run"]
+
+STAGES = ("subject", "corpus", "forward", "coder", "harvest", "triage", "explain", "score", "atlas")
+"""The stages of a run, in their order."""
+
+
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the directory.
+        config: its settings.
+        store: its tables.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, store: Store) -> None:
+        self.path = path
+        self.config = config
+        self.store = store
+        self._index: Index | None = None
+        self._text: TokenText | None = None
+        self._inner: list[float] = []  # seconds of the stages within each stage that is under way
+
+    @classmethod
+    def create(cls, config: RunConfig, path: str | Path) -> Self:
+        """Open a run for writing, making it where there is none.
+
+        Raises:
+            InputError: the directory holds something else, or a run over other data.
+            RunLockedError: another process is writing to it.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file; name a directory with --out")
+        settings = path / "config.toml"
+        if path.is_dir() and not settings.exists() and not (path / "run.db").exists():
+            held = [entry.name for entry in path.iterdir() if entry.name != "run.lock"]
+            if held:
+                raise InputError(
+                    f"{path}: not a run and not empty (`{held[0]}`); name another --out"
+                )
+        store = Store.open(path)
+        try:
+            if settings.exists():
+                _refuse_other_data(path, load_config(settings), config)
+            save_config(config, settings)
+        except BaseException:
+            store.close()
+            raise
+        return cls(path, config, store)
+
+    @classmethod
+    def open(cls, path: str | Path, *, write: bool = False) -> Self:
+        """Open a run that is there.
+
+        Raises:
+            InputError: no run at `path`.
+            RunLockedError: `write`, and another process is writing to it.
+        """
+        path = Path(path)
+        if not (path / "run.db").is_file():
+            raise InputError(f"{path}: no run here (`run.db` is missing); name a run directory")
+        store = Store.open(path, write=write)
+        try:
+            return cls(path, load_config(path / "config.toml"), store)
+        except BaseException:
+            store.close()
+            raise
+
+    def configure(self, config: RunConfig) -> None:
+        """Change settings that leave the index as it is.
+
+        Raises:
+            InputError: the settings mean other data.
+        """
+        _refuse_other_data(self.path, self.config, config)
+        self.config = config
+        save_config(config, self.path / "config.toml")
+
+    @property
+    def index(self) -> Index:
+        """The index of the run.
+
+        Raises:
+            InputError: nothing was harvested yet.
+        """
+        if self._index is None:
+            self.require("harvest")
+            self._index = Index.open(self.path / "index")
+        return self._index
+
+    @property
+    def text(self) -> TokenText:
+        """The texts of the index's tokens."""
+        if self._text is None:
+            self._text = TokenText.open(self.path / "tokenizer.json")
+        return self._text
+
+    @property
+    def hookpoint(self) -> str:
+        """The module path whose latents the run explains."""
+        return str(self.index.attributes["hookpoint"])
+
+    def table(self, name: str) -> pa.Table:
+        """A table of `glossator.records.TABLES`, as Arrow."""
+        return self.store.table(name)
+
+    def require(self, stage: str) -> None:
+        """Refuse to go on without a stage.
+
+        Raises:
+            InputError: the stage is not done.
+        """
+        if not self.done(stage):
+            raise InputError(
+                f"{self.path}: stage `{stage}` is not done; run `glossator {stage}` on it first"
+            )
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage has finished with the settings that it depends on."""
+        record = self.store.fact(f"stage:{stage}")
+        return bool(record) and record["finished"] == self._fingerprint(stage)
+
+    def _fingerprint(self, stage: str) -> str:
+        """What a stage's result depends on."""
+        parts: list[object] = [stage, self.config.data()]
+        if stage in ("explain", "score"):
+            parts += [self.config.explain.model_dump(mode="json"), self.config.judge.question()]
+        return content_id(*parts)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Measure a stage and record it, also when it breaks off.
+
+        Seconds add up over attempts; those of a stage within a stage count for the inner one alone.
+
+        Yields:
+            A dictionary for more facts about the stage. A true value under `again` says that the
+            stage is to be done again though it came to its end.
+        """
+        before = self.store.fact(f"stage:{name}") or {}
+        facts: dict[str, Any] = {}
+        finished = None
+        self._inner.append(0.0)
+        meter = Meter()
+        try:
+            with meter:
+                yield facts
+            if not facts.get("again"):
+                finished = self._fingerprint(name)
+        finally:
+            seconds = meter.seconds - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += meter.seconds
+            if self.store.is_open:
+                record = {
+                    **before,
+                    **facts,
+                    "seconds": before.get("seconds", 0.0) + seconds,
+                    "peak_bytes": max(before.get("peak_bytes", 0), meter.peak_bytes),
+                    "finished": finished,
+                }
+                self.store.set_fact(f"stage:{name}", record)
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What is known of each stage, in the order in which they are done."""
+        facts = {
+            name.removeprefix("stage:"): value
+            for name, value in self.store.facts().items()
+            if name.startswith("stage:")
+        }
+        return {name: facts[name] for name in STAGES if name in facts}
+
+    def description(self) -> dict[str, object]:
+        """What the run is over, in words and numbers, by name."""
+        stages = self.stages()
+        subject, corpus, harvest = (
+            stages.get(name, {}) for name in ("subject", "corpus", "harvest")
+        )
+        said: dict[str, object] = {}
+        if subject:
+            said["subject"] = f"{subject['name']} ({subject['dtype']}: {subject['dtype_reason']})"
+            said["hookpoint"] = subject["hookpoint"]
+        if corpus:
+            said["corpus"] = (
+                f"{', '.join(corpus['source'])}: {corpus['tokens']:,} tokens of "
+                f"{corpus['documents']:,} documents in {corpus['contexts']:,} contexts"
+            )
+        if harvest:
+            said["coder"] = ", ".join(
+                f"{name} {value}" for name, value in harvest["coder"].items() if value is not None
+            )
+            said["activations"] = f"{harvest['nnz']:,} over {harvest['n_tokens']:,} tokens"
+        return said
+
+    def notes(self) -> list[str]:
+        """What a reader of the results should know."""
+        stages = self.stages()
+        notes = list(stages.get("corpus", {}).get("notes", []))
+        if "overlap_share" in stages.get("harvest", {}):
+            notes.append(
+                f"{stages['harvest']['overlap_share']:.1%} of the score side's windows share 16 "
+                "tokens in a row with the explain side and are not used"
+            )
+        return notes
+
+    def close(self) -> None:
+        """Close the database and give the run's lock back."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _refuse_other_data(path: Path, old: RunConfig, new: RunConfig) -> None:
+    before, after = old.data(), new.data()
+    if before == after:
+        return
+    changed = [
+        f"{section}.{field}"
+        for section, fields in before.items()
+        if isinstance(fields, dict)
+        for field in fields
+        if fields[field] != after[section][field]
+    ] + ["seed"] * (before["seed"] != after["seed"])
+    raise InputError(
+        f"{path}: this run is over other data (`{'`, `'.join(changed)}` differ); "
+        "name another --out, or give the settings of its config.toml"
+    )

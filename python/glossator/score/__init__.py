@@ -1,0 +1,80 @@
+"""Scores of explanations: what a judge, or the whole corpus, says of them.
+
+    scored = score(index, explanations, judge=judge, text=text)
+    scored.scores                             # Arrow, with intervals
+    scores_from(verdicts, examples)           # the arithmetic alone
+    for line in summary(scored.scores):
+        print(line)
+
+`ascore` is the same for use inside an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+
+from glossator.index import Index
+from glossator.judges.base import Judge, run_sync
+from glossator.progress import SILENT, Progress
+from glossator.records import Explanation
+from glossator.sampling import SamplingPlan
+from glossator.score.asking import Scored, Sink, ascore, firing_rates, settled
+from glossator.score.classification import scores_from
+from glossator.score.protocol import SCORERS, SCORING_PLAN, ScoringOptions, scoring_protocol
+from glossator.score.summary import CHANCE, Summary, summary
+from glossator.text import TokenText
+
+__all__ = [
+    "CHANCE",
+    "SCORERS",
+    "SCORING_PLAN",
+    "Scored",
+    "ScoringOptions",
+    "Summary",
+    "ascore",
+    "firing_rates",
+    "score",
+    "scores_from",
+    "scoring_protocol",
+    "settled",
+    "summary",
+]
+
+
+def score(
+    index: Index,
+    explanations: Sequence[Explanation],
+    *,
+    judge: Judge,
+    text: TokenText,
+    scorers: Sequence[str] = SCORERS,
+    hookpoint: str | None = None,
+    plan: SamplingPlan = SCORING_PLAN,
+    options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
+    seed: int = 0,
+    sink: Sink | None = None,
+    skip: Collection[str] | None = None,
+    stored: pa.Table | None = None,
+    provenance: Mapping[str, str] | None = None,
+    progress: Progress = SILENT,
+) -> Scored:
+    """Score explanations by a judge; see `ascore`."""
+    work = ascore(
+        index,
+        explanations,
+        judge=judge,
+        text=text,
+        scorers=scorers,
+        hookpoint=hookpoint,
+        plan=plan,
+        options=options,
+        seed=seed,
+        sink=sink,
+        skip=skip,
+        stored=stored,
+        provenance=provenance,
+        progress=progress,
+    )
+    return run_sync(work, judge, "ascore")
