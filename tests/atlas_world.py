@@ -1,7 +1,7 @@
 """A small run for the tests of the atlas: an index, its tokenizer and its tables, made by rule.
 
-The vocabulary is bytes, so every text has tokens. Latent 0 is dead, latent 1 is active on every `e`,
-latent 2 on every `<`, and the others on a letter each, or on one of its occurrences by chance.
+The vocabulary is bytes, so every text has tokens. Latent 0 is dead, latent 1 is active on every
+`e`, latent 2 on every `<`, the next ones on a letter each, and all on some tokens by chance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HOOKPOINT = "model.layers.6"
 S, K = 64, 3
 PLANT = "</script><img src=x onerror=\"document.title='owned'\">"
 PROSE = [
-    "The reader opens the first page and finds the words that the glossator wrote beside the text. ",
+    "The reader opens the first page and finds the words that a glossator wrote beside it. ",
     "A café in Zürich serves coffee ☕ and 日本茶; nobody counts the cups.\n\tIndented line.\n",
     f"Between the lines stands {PLANT} and it must remain text. ",
     "Quick brown foxes jump over lazy dogs while eleven bees hum near the eaves. ",

@@ -1,0 +1,175 @@
+"""From corpus to index: subject model, sparse coder, every activation, triage.
+
+with Run.create(RunConfig(), "run") as run:
+index = harvest_stage(run)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from glossator.index import Index
+from glossator.progress import SILENT, Progress
+from glossator.runs import Run
+from glossator.triage import triage
+
+if TYPE_CHECKING:
+    from glossator.coders import SparseCoder
+    from glossator.corpus import StoredContexts
+    from glossator.subjects import Subject
+
+__all__ = ["harvest_stage"]
+
+MIN_WINDOWS, MIN_DOCUMENTS = 50, 20
+"""What each side of a live latent has: the windows of the default plan, and the documents without
+which no lower bound is claimed."""
+
+
+def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
+    """Corpus to index: subject model, sparse coder, every activation, triage.
+
+    Raises:
+        InputError: a corpus, subject, hookpoint or coder that is not there or does not fit.
+    """
+    if run.done("triage"):
+        return run.index
+    from glossator.coders import load_coder
+    from glossator.harvest import harvest
+    from glossator.subjects import load_subject
+
+    config = run.config
+    with run.stage("subject") as facts:
+        coder = None
+        if config.coder.path is not None:
+            coder = load_coder(config.coder.path, config.subject.hookpoint)
+        subject = load_subject(
+            config.subject.name,
+            config.subject.hookpoint or (coder.hookpoint if coder else None),
+            dtype=config.subject.dtype,
+            progress=progress,
+        )
+        _write_text(run.path / "tokenizer.json", subject.tokenizer_json)
+        facts |= {
+            "name": subject.name,
+            "hookpoint": subject.hookpoint,
+            "dtype": subject.dtype,
+            "dtype_reason": subject.dtype_reason,
+            "causal": subject.causal,
+        }
+    contexts = _corpus(run, subject, progress)
+    hidden = None
+    if coder is None:
+        coder, hidden = _trained(run, subject, contexts, progress)
+    with run.stage("harvest") as facts:
+        index = harvest(
+            subject,
+            coder,
+            contexts,
+            run.path / "index",
+            hidden=hidden,
+            split_seed=config.seed,
+            progress=progress,
+        )
+        facts |= {
+            "n_latents": index.n_latents,
+            "n_tokens": index.n_tokens,
+            "nnz": index.nnz,
+            "overlap_share": index.overlap_share(),
+            "coder_hash": coder.hash,
+            "coder": coder.describe(),
+        }
+    with run.stage("triage"):
+        _triage(run, index, subject, coder)
+    for left in run.path.glob("hidden.f32*"):
+        left.unlink()
+    return run.index
+
+
+def _corpus(run: Run, subject: Subject, progress: Progress) -> StoredContexts:
+    from glossator.corpus import open_contexts, open_corpus, pack
+
+    folder, config = run.path / "contexts", run.config.corpus
+    with run.stage("corpus") as facts:
+        if folder.is_dir():
+            contexts = open_contexts(folder)
+        else:
+            source = config.source
+            corpus = open_corpus(source[0] if len(source) == 1 else source, column=config.column)
+            contexts = pack(
+                corpus,
+                subject.tokenizer,
+                context_length=config.context_length,
+                tokens=config.tokens,
+                split_seed=run.config.seed,
+            ).store(folder, progress)
+        census = contexts.census()
+        facts |= {
+            "source": list(config.source),
+            "tokens": census.tokens,
+            "documents": census.documents,
+            "contexts": census.contexts,
+            "hash": census.hash,
+            "notes": list(census.notes),
+        }
+    return contexts
+
+
+def _trained(
+    run: Run, subject: Subject, contexts: StoredContexts, progress: Progress
+) -> tuple[SparseCoder, npt.NDArray[np.float32] | None]:
+    """The coder that this run trains, or trained before, and the hidden states if it had to."""
+    from glossator.coders import TrainConfig
+    from glossator.harvest import collect_hidden, train_coder
+
+    hidden: npt.NDArray[np.float32] | None = None
+
+    def collected() -> npt.NDArray[np.float32]:
+        nonlocal hidden
+        with run.stage("forward"):
+            hidden = collect_hidden(subject, contexts, run.path / "hidden.f32", progress)
+        return hidden
+
+    settings = run.config.coder
+    steps = {} if settings.steps is None else {"steps": settings.steps}
+    training = TrainConfig(n_latents=settings.latents, k=settings.k, seed=run.config.seed, **steps)
+    with run.stage("coder"):
+        coder = train_coder(subject, contexts, collected, training, progress=progress)
+    return coder, hidden
+
+
+def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> None:
+    kinds = triage(index, min_windows=MIN_WINDOWS, min_documents=MIN_DOCUMENTS)
+    L = index.n_latents
+    columns: dict[str, Any] = {name: values.tolist() for name, values in kinds.items()}
+    columns["hookpoint"] = [index.attributes["hookpoint"]] * L
+    columns["latent"] = list(range(L))
+    columns["type"] = [None] * L
+    columns["reason"] = [reason or None for reason in columns["reason"]]
+    logits = subject.logits(coder.decoder)
+    for name in ("top", "bottom"):
+        column: list[str | None] = [None] * L
+        if logits is not None:
+            tokens, values = (getattr(logits, f"{name}_{part}") for part in ("tokens", "values"))
+            column = [
+                json.dumps([[int(t), round(float(v), 4)] for t, v in zip(*row, strict=True)])
+                for row in zip(tokens, values, strict=True)
+            ]
+        columns[f"{name}_logits"] = column
+    names = list(columns)
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    run.store.add("latents", rows, replace=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,68 @@
+"""From a run's tables to its page.
+
+with Run.open("run", write=True) as run:
+atlas_stage(run)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import xxhash
+
+from glossator.atlas import build_atlas
+from glossator.pipeline.results import judge_notes
+from glossator.progress import SILENT, Progress
+from glossator.records import content_id
+from glossator.runs import Run
+
+__all__ = ["atlas_stage"]
+
+
+def atlas_stage(
+    run: Run, *, pages: Sequence[int] | None = None, progress: Progress = SILENT
+) -> Path:
+    """Write `atlas.html`, unless what it shows has not changed.
+
+    Args:
+        run: a run that was harvested, open for writing.
+        pages: latents whose pages the file holds; all, or a draw by seed, if None.
+        progress: shows the latents done.
+
+    Raises:
+        InputError: nothing was harvested, or the page cannot be written.
+    """
+    run.require("harvest")
+    out = run.path / "atlas.html"
+    tables = {name: run.table(name) for name in ("latents", "explanations", "scores", "protocols")}
+    shown = content_id(
+        pages and list(pages),
+        run.config.atlas.model_dump(),
+        {name: _hash(table) for name, table in tables.items()},
+    )
+    if out.is_file() and run.store.fact("atlas") == shown:
+        return out
+    with run.stage("atlas"):
+        build_atlas(
+            out,
+            index=run.index,
+            text=run.text,
+            hookpoint=run.hookpoint,
+            run_info={**run.description(), "notes": run.notes() + judge_notes(run)},
+            seed=run.config.seed,
+            pages=pages,
+            max_pages=run.config.atlas.max_pages,
+            progress=progress,
+            **tables,
+        )
+    run.store.set_fact("atlas", shown)
+    return out
+
+
+def _hash(table: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return xxhash.xxh3_128_hexdigest(memoryview(sink.getvalue()))

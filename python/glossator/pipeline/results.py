@@ -1,0 +1,64 @@
+"""What a run amounts to: means, shares and what is missing, each with its denominators.
+
+rule_summary(run).f1.value
+for line in judged_summary(run):
+print(line)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from glossator.runs import Run
+from glossator.score import Summary, summary
+from glossator.score.corpus import Mean, Share, mean_f1, share_above
+
+__all__ = ["RuleSummary", "judge_notes", "judged_summary", "missing_share", "rule_summary"]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSummary:
+    """What the rules of a run amount to."""
+
+    explained: int
+    """Latents with a rule."""
+    f1: Mean
+    """Mean F1 per window, and that of other latents' rules."""
+    above: Share
+    """Latents whose lower bound of F1 passes 0.8."""
+
+
+def rule_summary(run: Run) -> RuleSummary:
+    """Mean F1 and the share of latents whose lower bound passes 0.8."""
+    scores = run.store.table("scores", "scorer = 'corpus' AND metric = 'f1'")
+    explained = run.store.table("explanations", "explainer = 'rules'").num_rows
+    return RuleSummary(explained, mean_f1(scores), share_above(scores, 0.8))
+
+
+def judged_summary(run: Run) -> list[Summary]:
+    """Mean balanced accuracy of each explainer by each scorer that a judge took part in."""
+    explainers = run.table("explanations")
+    names = dict(
+        zip(
+            explainers["explanation_id"].to_pylist(),
+            explainers["explainer"].to_pylist(),
+            strict=True,
+        )
+    )
+    return summary(run.store.table("scores", "scorer <> 'corpus'"), names)
+
+
+def missing_share(run: Run) -> float:
+    """The larger of the shares of explanations and of verdicts that were asked for in vain."""
+    stages = run.stages()
+    explained, scored = stages.get("explain", {}), stages.get("score", {})
+    shares: list[float] = [
+        len(explained.get("unexplained", [])) / max(explained.get("asked", 0), 1),
+        scored.get("missing", 0) / max(scored.get("asked", 0), 1),
+    ]
+    return max(shares)
+
+
+def judge_notes(run: Run) -> list[str]:
+    """Cautions about the judge: which scores cannot be told from chance."""
+    return [f"a judge near chance: {line}" for line in judged_summary(run) if not line.above_chance]

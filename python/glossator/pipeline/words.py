@@ -1,0 +1,284 @@
+"""From index to words and their scores: by rules, and by a judge where one is named.
+
+with Run.open("run", write=True) as run:
+explain_stage(run)
+score_stage(run)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from glossator.errors import InputError
+from glossator.explain import Explained, explain
+from glossator.explain.rules import RuleOptions, learn_rules
+from glossator.progress import SILENT, Progress
+from glossator.records import Explanation, LedgerEntry, Protocol, Rule
+from glossator.runs import Run
+from glossator.score import score
+from glossator.score.corpus import score_rules
+
+if TYPE_CHECKING:
+    from glossator.judges import Judge
+
+__all__ = ["Judging", "explain_stage", "score_stage"]
+
+_STORED_AT_ONCE = 256
+
+
+class Judging:
+    """The run's judge, started when it is first asked for and ended with the block."""
+
+    def __init__(self, run: Run, progress: Progress) -> None:
+        self._run, self._progress = run, progress
+        self._stack = ExitStack()
+        self._judge: Judge | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def judge(self) -> Judge:
+        """The judge that the run's settings name.
+
+        Raises:
+            InputError: none is named, or what it needs is not installed.
+            JudgeError: the local server did not come up.
+        """
+        if self._judge is None:
+            from glossator.judges import open_judge
+
+            settings = self._run.config.judge
+            if settings.url is None:
+                raise InputError("judge: none is named; give --judge URL or --judge local")
+            if settings.url == "local":
+                from glossator.judges.local import local_judge
+                from glossator.subjects import smollm2_path
+
+                self._judge = self._stack.enter_context(
+                    local_judge(
+                        smollm2_path(progress=self._progress),
+                        log=self._run.path / "judge.log",
+                        progress=self._progress,
+                    )
+                )
+            else:
+                self._judge = open_judge(
+                    settings.url,
+                    settings.model,
+                    concurrency=settings.concurrency,
+                    timeout=settings.timeout,
+                )
+        return self._judge
+
+
+def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progress = SILENT) -> None:
+    """Explain live latents by rules, and by the judge where one is configured.
+
+    Raises:
+        InputError: nothing was harvested, or a latent of `explain.latents` is not in the index.
+        JudgeError: the judge cannot be used; the explanations that it gave are kept.
+    """
+    run.require("harvest")
+    if run.done("explain"):
+        return
+    with run.stage("explain") as facts:
+        _explain_by_rules(run, progress)
+        if run.config.judge.url is not None:
+            with _own_or(judging, run, progress) as door:
+                explained = _explain_by_judge(run, door.judge, progress)
+            facts["unexplained"] = [[one.latent, one.reason] for one in explained.failures]
+            facts["asked"] = len(explained.failures) + len(explained.explanations)
+            facts["again"] = any(one.transient for one in explained.failures)
+
+
+def _explain_by_rules(run: Run, progress: Progress) -> None:
+    index = run.index
+    have = set(_explained(run, "rules"))
+    wanted = [latent for latent in _chosen_latents(run) if latent not in have]
+    if not wanted:
+        return
+    waiting: list[Explanation] = []
+
+    def keep(explanation: Explanation) -> None:
+        waiting.append(explanation)
+        if len(waiting) >= _STORED_AT_ONCE:
+            flush()
+
+    def flush() -> None:
+        run.store.add("explanations", waiting)
+        waiting.clear()
+
+    causal = run.stages()["subject"].get("causal", True)
+    options = RuleOptions(look_ahead=not causal)
+    try:
+        learn_rules(index, wanted, names=run.text, options=options, sink=keep, progress=progress)
+    finally:
+        flush()
+
+
+def _explain_by_judge(run: Run, judge: Judge, progress: Progress) -> Explained:
+    explainer = "delimited"
+    latents = _judged_latents(run)
+    have = {
+        latent
+        for row in run.table("explanations").select(["latent", "explainer"]).to_pylist()
+        if row["explainer"] != "rules"
+        for latent in [row["latent"]]
+    }
+    explained = explain(
+        run.index,
+        [latent for latent in latents if latent not in have],
+        explainer=explainer,
+        judge=judge,
+        text=run.text,
+        seed=run.config.seed,
+        sink=lambda explanation: run.store.add("explanations", [explanation]),
+        progress=progress,
+    )
+    _book(run, explained.usage)
+    return explained
+
+
+def score_stage(run: Run, *, judging: Judging | None = None, progress: Progress = SILENT) -> None:
+    """Check rules on every held-out document; ask the judge about all explanations it is shown.
+
+    Raises:
+        InputError: nothing was harvested.
+        JudgeError: the judge cannot be used; the verdicts that it gave are kept.
+    """
+    run.require("harvest")
+    if run.done("score"):
+        return
+    with run.stage("score") as facts:
+        _score_rules(run, progress)
+        if run.config.judge.url is not None:
+            with _own_or(judging, run, progress) as door:
+                facts |= _score_by_judge(run, door.judge, progress)
+
+
+def _score_rules(run: Run, progress: Progress) -> None:
+    index = run.index
+    explanations = [one for one in _explanations(run) if one.rule is not None]
+    protocol = Protocol.of(
+        preset="corpus",
+        parameters={"window": index.window, "units": ["window", "token"], "confidence": 0.95},
+        prompt_hash="",
+        judge="",
+        seed=run.config.seed,
+        index_hash=index.hash,
+        **_provenance(run),
+        versions={name: version(name) for name in ("glossator", "numpy", "scipy")},
+    )
+    scored = set(
+        run.store.table("scores", "protocol_id = ?", (protocol.protocol_id,))[
+            "explanation_id"
+        ].to_pylist()
+    )
+    if all(one.explanation_id in scored for one in explanations):
+        return
+    table = score_rules(
+        index,
+        explanations,
+        protocol_id=protocol.protocol_id,
+        seed=run.config.seed,
+        progress=progress,
+    )
+    run.store.add("protocols", [protocol])
+    run.store.add("scores", table)
+
+
+def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any]:
+    latents = set(_judged_latents(run))
+    explanations = [one for one in _explanations(run) if one.latent in latents]
+    scored = score(
+        run.index,
+        explanations,
+        judge=judge,
+        text=run.text,
+        seed=run.config.seed,
+        sink=lambda verdicts: run.store.add("verdicts", verdicts),
+        stored=run.table("verdicts"),
+        provenance=_provenance(run),
+        progress=progress,
+    )
+    run.store.add("protocols", [scored.protocol])
+    run.store.add("examples", scored.examples)
+    run.store.add("scores", scored.scores)
+    for entry in scored.usage:
+        _book(run, entry)
+    return {"asked": scored.verdicts.num_rows, "missing": scored.missing}
+
+
+def _book(run: Run, entry: LedgerEntry) -> None:
+    """Add what was used to what earlier attempts used."""
+    rows = run.store.table("ledger", "stage = ? AND scorer = ?", (entry.stage, entry.scorer))
+    totals = entry.model_dump()
+    for before in rows.to_pylist():
+        for name, value in before.items():
+            if name not in ("stage", "scorer"):
+                totals[name] += value
+    run.store.add("ledger", [totals])
+
+
+@contextmanager
+def _own_or(judging: Judging | None, run: Run, progress: Progress) -> Iterator[Judging]:
+    if judging is not None:
+        yield judging
+        return
+    with Judging(run, progress) as own:
+        yield own
+
+
+def _explanations(run: Run) -> list[Explanation]:
+    chosen = set(_chosen_latents(run))
+    return [
+        Explanation(**row | {"rule": row["rule"] and Rule.model_validate_json(row["rule"])})
+        for row in run.table("explanations").to_pylist()
+        if row["latent"] in chosen
+    ]
+
+
+def _explained(run: Run, explainer: str) -> list[int]:
+    table = run.store.table("explanations", "explainer = ?", (explainer,))
+    latents: list[int] = table["latent"].to_pylist()
+    return latents
+
+
+def _live(run: Run) -> list[int]:
+    latents: list[int] = run.store.table("latents", "status = 'live'")["latent"].to_pylist()
+    return latents
+
+
+def _chosen_latents(run: Run) -> list[int]:
+    """The latents that are explained: those named, or all live ones."""
+    named = run.config.explain.latents
+    if named is None:
+        return _live(run)
+    if outside := [latent for latent in named if latent >= run.index.n_latents]:
+        raise InputError(
+            f"--latents: {outside[0]} is not in the index; "
+            f"its latents are 0 to {run.index.n_latents - 1}"
+        )
+    return list(named)
+
+
+def _judged_latents(run: Run) -> list[int]:
+    """At most so many live latents as the judge is asked about, drawn by seed."""
+    live = set(_live(run))
+    candidates = sorted(latent for latent in _chosen_latents(run) if latent in live)
+    order = np.random.default_rng(run.config.seed).permutation(len(candidates))
+    return [candidates[place] for place in order[: run.config.judge.bound].tolist()]
+
+
+def _provenance(run: Run) -> dict[str, str]:
+    names = ("coder_hash", "tokenizer_hash", "corpus_hash")
+    return {name: run.index.attributes.get(name, "") for name in names}
