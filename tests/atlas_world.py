@@ -20,12 +20,8 @@ from glossator.text import TokenText
 HOOKPOINT = "model.layers.6"
 S, K = 64, 3
 PLANT = "</script><img src=x onerror=\"document.title='owned'\">"
-PROSE = [
-    "The reader opens the first page and finds the words that a glossator wrote beside it. ",
-    "A café in Zürich serves coffee ☕ and 日本茶; nobody counts the cups.\n\tIndented line.\n",
-    f"Between the lines stands {PLANT} and it must remain text. ",
-    "Quick brown foxes jump over lazy dogs while eleven bees hum near the eaves. ",
-]
+LETTERS = np.array(list("<abcdefghijklmnopqrstuvwxyz"))
+SPECIAL = ["café in Zürich ☕ 日本茶\n\tIndented.\n", f"Between the lines {PLANT} stands.", "", ""]
 
 
 def token_text():
@@ -46,8 +42,10 @@ class World:
         rng = np.random.default_rng(seed)
         ids, documents = [], []
         for document in range(n_documents):
-            words = PROSE[document % len(PROSE)] * (1 + document % 3)
-            encoded = self.text.tokenizer.encode(f"{document}: {words}").ids
+            words = SPECIAL[document % len(SPECIAL)]
+            for length in rng.integers(2, 9, rng.integers(10, 30)):
+                words += " " + "".join(rng.choice(LETTERS, length))
+            encoded = self.text.tokenizer.encode(words).ids
             ids += encoded
             documents += [document + 1] * len(encoded)
         short = -len(ids) % S

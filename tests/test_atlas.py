@@ -26,8 +26,9 @@ from glossator.atlas.examples import (
     RULE_KNOWN,
     SCORE_SIDE,
     SILENT_EXAMPLE,
-    fires,
+    STRONGEST,
 )
+from glossator.atlas.firing import fires
 from glossator.atlas.pack import encode, pack, planes, shorten, unpack
 from glossator.atlas.pages import choose_pages
 from glossator.atlas.summary import explainer_facts, latent_facts
@@ -148,13 +149,17 @@ def test_shortened_floats_are_near_and_counts_exact(values):
 def test_examples_are_those_of_the_index_with_activations_within_a_255th(world, atlas):
     pages = blobs(atlas)["pages"]
     for latent in (0, 1, 2, 8, 39):
-        drawn = world.index.sample([latent], PLAN, 0)
-        rows = {int(start): i for i, start in enumerate(drawn.start)}
+        rows = {
+            int(start): (examples, i)
+            for plan in (PLAN, STRONGEST)
+            for examples in [world.index.sample([latent], plan, 0)]
+            for i, start in enumerate(examples.start)
+        }
         shown = list(examples_of(pages, latent))
         assert sorted(example["start"] for example in shown) == sorted(rows)
         top = float(world.index.summary()["max_activation"][latent])
         for example in shown:
-            row = rows[example["start"]]
+            drawn, row = rows[example["start"]]
             true = drawn.activations[row]
             np.testing.assert_allclose(example["activations"], true, atol=top / 255 + 1e-6)
             assert ((example["activations"] > 0) == (true > 0)).all()

@@ -1,4 +1,4 @@
-"""The atlas in a real browser, from disk and offline: what a reader does, and what must not happen."""
+"""The atlas in a real browser, from disk and offline: what a reader does, and what must not be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from atlas_world import PLANT, World
 from glossator.atlas import build_atlas
+from glossator.atlas.columns import latent_columns
+from glossator.atlas.pages import choose_pages
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
@@ -178,7 +180,8 @@ def test_a_latent_opens_and_shows_explanations_scores_figures_and_examples(reade
     assert set(deciles) == set(range(11))
     assert page.locator(".example.silent").count() == 4
     assert page.locator(".example.silent mark").count() == 0
-    assert page.locator(".example .side.explain").count() == 20
+    assert 20 <= page.locator(".example .side.explain").count() <= 22
+    assert page.locator(".example:not(.silent) .side.score").count() == 10
     assert page.locator(".pilcrow").count() > 0
     top = float(world.index.summary()["max_activation"][2])
     assert f"0 to {top:.3g}" in page.inner_text(".examples > .legend")
@@ -186,8 +189,7 @@ def test_a_latent_opens_and_shows_explanations_scores_figures_and_examples(reade
 
 def test_a_token_says_its_activation_on_hover_and_on_focus(reader):
     page = reader.open("#latent=1")
-    mark = page.locator("mark.hot").first
-    mark.hover()
+    page.locator("mark.hot[style*='--heat: 1.000']").first.hover(timeout=2_000)
     tip = page.inner_text("#tip")
     assert re.match(r"e\s+[\d.]+ · 100 % of the maximum · the rule fires", tip)
     page.mouse.move(2, 2)
@@ -236,7 +238,7 @@ def test_the_keyboard_alone_reads_the_atlas(reader):
 def test_planted_mark_up_stays_text(reader):
     page = reader.open("#latent=2")
     assert page.locator("img").count() == 0
-    assert "owned" not in page.title()
+    assert page.title().startswith("Latent 2 · Atlas of")
     assert PLANT in page.inner_text(".masthead")
     assert PLANT in page.inner_text("blockquote >> nth=1")
     shown = "".join(page.locator(".passage").all_inner_texts())
@@ -245,12 +247,13 @@ def test_planted_mark_up_stays_text(reader):
 
 
 def test_whitespace_is_visible_and_padding_is_not_shown(reader, world):
-    page = reader.open("#latent=1")
-    shown = "".join(page.locator(".passage").all_inner_texts())
+    shown = ""
+    for latent in range(1, 12):
+        page = reader.open(f"#latent={latent}")
+        shown += "".join(page.locator(".passage").all_inner_texts())
     assert "⏎" in shown
     assert "⇥" in shown
-    assert "☕" in shown
-    assert "\ufffd" not in shown
+    assert "☕ 日本茶" in shown
     padding = world.text.pieces([0])[0]
     assert padding * 4 not in shown
 
@@ -279,7 +282,8 @@ _CONTRAST = """() => {
     return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255]);
   };
   const light = (c) => {
-    const [r, g, b] = c.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = c.map((v) => linear(v / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const of = (e) => {
@@ -289,7 +293,8 @@ _CONTRAST = """() => {
   };
   const out = {};
   const names = ["blockquote", ".by", ".why", ".line .n", ".figures small", ".passage", ".peak",
-    ".side.score", ".side.explain", ".legend", ".chip", ".kicker", ".about b", ".facts small", ".glance dt"];
+    ".side.score", ".side.explain", ".legend", ".chip", ".kicker", ".about b", ".facts small",
+    ".glance dt", ".said", ".said.missing", "td.count", ".verdict", ".foot"];
   for (const name of names) {
     const e = document.querySelector(name);
     if (e) out[name] = of(e);
@@ -344,12 +349,10 @@ def test_many_latents_scroll_with_few_rows_and_the_page_says_what_the_file_holds
     page.wait_for_function("!document.querySelector(\"tr[data-latent='11999']\")")
     assert all(5_000 < latent < 7_000 for latent in reader.rows())
 
-    held = set(page.evaluate("location.hash") or [])
-    assert not held
-    dead = next(
-        row["latent"] for row in world.tables()["latents"].to_pylist() if row["status"] == "dead"
-    )
-    reader.open(f"#latent={dead}")
+    rows = latent_columns(world.tables()["latents"], world.n_latents)
+    held = choose_pages(rows, pages=None, max_pages=10_000, seed=0)
+    left_out = next(latent for latent in range(12_000) if latent not in held)
+    reader.open(f"#latent={left_out}")
     assert "is not in this file" in page.inner_text("#page")
     assert "10,000 of them" in page.inner_text("#page")
     assert reader.said == []

@@ -83,6 +83,7 @@ def test_sides_eligibility_and_summary_equal_the_plain_ones(scratch, plain):
             "windows_explain": (sides[numbers] == 0).sum(),
             "windows_scoring": scoring[numbers].sum(),
             "documents": len(set(documents[active])),
+            "documents_explain": len(set(documents[active[sides[active // plain.window] == 0]])),
             "documents_scoring": len(set(documents[scored])),
             "max_activation": kept[:, latent].max(initial=0),
         }

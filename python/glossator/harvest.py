@@ -15,20 +15,25 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from glossator.coders import NO_LATENT, SparseCoder, TrainConfig, trained_coder
 from glossator.corpus import Contexts, ContextSource
 from glossator.errors import InputError
 from glossator.index import Index, IndexWriter
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
-from glossator.subjects import Logits, Subject
 
-__all__ = ["collect_hidden", "harvest", "logits", "train_coder"]
+if TYPE_CHECKING:
+    # Functions below import what needs torch when they are called: `import glossator` must not.
+    import torch
+
+    from glossator.coders import SparseCoder, TrainConfig
+    from glossator.subjects import Subject
+
+__all__ = ["collect_hidden", "harvest", "train_coder"]
 
 _KEPT_EVERY = 16
 """Batches between two points from which a killed pass goes on."""
@@ -90,6 +95,8 @@ def train_coder(
         cache_dir: where trained coders are kept; see `glossator.folders.cache_folder`.
         progress: counts steps.
     """
+    from glossator.coders import TrainConfig, trained_coder
+
     census = contexts.census()
 
     def data() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -134,6 +141,8 @@ def harvest(
         InputError: the subject's width or hookpoint is not the coder's, no latent is active on the
             corpus, or the folder holds another index.
     """
+    import torch
+
     census = contexts.census()
     _refuse_mismatch(subject, coder, hidden, census.contexts)
     writer = IndexWriter(
@@ -176,28 +185,14 @@ def harvest(
     return index
 
 
-def logits(
-    subject: Subject, coder: SparseCoder, latents: npt.NDArray[np.integer], n: int = 10
-) -> Logits | None:
-    """The tokens that each latent promotes and suppresses most, W_U W_D[f].
-
-    Args:
-        subject: its output layer is W_U.
-        coder: its decoder is W_D.
-        latents: [m] latent ids.
-        n: tokens on each end.
-
-    Returns:
-        None where the subject has no output layer of the decoder's width, as an encoder.
-    """
-    rows = torch.from_numpy(np.asarray(latents, dtype=np.int64))
-    return subject.logits(coder.decoder[rows], n)
-
-
 def _encode(
     coder: SparseCoder, states: torch.Tensor, batch: Contexts
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
     """Latents and activations, [B, S, k]; nothing where the mask is False."""
+    import torch
+
+    from glossator.coders import NO_LATENT
+
     live = torch.from_numpy(batch.mask).to(states.device)
     found, values = coder.encode(states[live])
     latents = np.full((*batch.mask.shape, coder.k), NO_LATENT, np.uint32)

@@ -215,8 +215,10 @@ class Run:
                 f"{corpus['documents']:,} documents in {corpus['contexts']:,} contexts"
             )
         if harvest:
-            said["coder"] = ", ".join(
-                f"{name} {value}" for name, value in harvest["coder"].items() if value is not None
+            coder = harvest["coder"]
+            said["coder"] = (
+                f"{coder['rule']}, {coder['n_latents']:,} latents of width {coder['width']}, "
+                f"{harvest['coder_source']}"
             )
             said["activations"] = f"{harvest['nnz']:,} over {harvest['n_tokens']:,} tokens"
         return said

@@ -59,7 +59,7 @@ def triage(
     sides = (
         ("explain", "windows", summary["windows_explain"], min_windows),
         ("score", "eligible windows", summary["windows_scoring"], min_windows),
-        ("explain", "documents", _documents_explain(summary), min_documents),
+        ("explain", "documents", summary["documents_explain"], min_documents),
         ("score", "documents", summary["documents_scoring"], min_documents),
     )
     status = np.full(len(density), "live", dtype=object)
@@ -78,8 +78,3 @@ def triage(
         status[latent] = "dead"
         reason[latent] = f"not active on any of this corpus's {index.n_tokens:,} tokens"
     return {**columns, "density": density, "status": status, "reason": reason}
-
-
-def _documents_explain(summary: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """A lower bound where the index does not count them: documents that are not of score windows."""
-    return summary["documents"] - summary["documents_scoring"]

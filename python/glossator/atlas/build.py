@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 from jinja2 import Environment, StrictUndefined
 
 from glossator.atlas.columns import METRICS, Explainer, LatentColumns, explainers, latent_columns
-from glossator.atlas.examples import AtlasIndex, AtlasText, draw
+from glossator.atlas.examples import draw
+from glossator.atlas.firing import AtlasIndex, AtlasText
 from glossator.atlas.pack import encode, pack, shorten
 from glossator.atlas.pages import choose_pages, page_data, running_rules
 from glossator.atlas.summary import Fact, explainer_facts, latent_facts

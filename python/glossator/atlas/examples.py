@@ -10,19 +10,20 @@ offsets at which its latent is active and the activation there as 255ths of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glossator.atlas.firing import AtlasIndex, AtlasText, Contexts, fired_on
 from glossator.atlas.pack import planes
 from glossator.progress import Bar
-from glossator.records import Near, Rule
+from glossator.records import Rule
 from glossator.sampling import ExplainPlan, NegativePlan, SamplingPlan
 
-__all__ = ["PLAN", "AtlasIndex", "AtlasText", "Drawn", "draw", "fires"]
+__all__ = ["PLAN", "STRONGEST", "Drawn", "draw"]
 
 Array = npt.NDArray[Any]
 
@@ -32,6 +33,9 @@ PLAN = SamplingPlan(
     negatives=(NegativePlan(kind="random", n=4),),
 )
 """Two of each decile from the explainer's side, one from the scorer's, and four silent windows."""
+
+STRONGEST = SamplingPlan(explain=ExplainPlan(kind="top", n=2), per_decile=0, negatives=())
+"""The two strongest of the explainer's side, which a draw may leave out."""
 
 DOCUMENT_START, MASKED, PADDING = 1, 2, 4
 """Bits of a token's mark: it opens a document; it is masked; it is padding and not shown."""
@@ -43,37 +47,6 @@ rule; the rule fires on it."""
 _NO_DOCUMENT = np.uint64(2**64 - 1)
 _BATCH, _DECODED = 256, 4096
 _NEIGHBOURS = 4
-
-
-class AtlasIndex(Protocol):
-    """What an atlas asks of an index: `glossator.index.Index` has it."""
-
-    n_latents: int
-    n_tokens: int
-    context_length: int
-    window: int
-
-    def deciles(self) -> Array:
-        """float32[L, 11]: limits of the deciles of window maxima, NaN without windows."""
-
-    def contexts(self, ids: Array) -> tuple[Array, Array, Array]:
-        """Tokens, documents and mask, each [n, S]."""
-
-    def summary(self) -> Mapping[str, Array]:
-        """Arrays over latents, `max_activation` among them."""
-
-    def sample(self, latents: Array, plan: SamplingPlan, seed: int = 0) -> Any:  # noqa: ANN401
-        """Examples."""
-
-
-class AtlasText(Protocol):
-    """What an atlas asks of a tokenizer: `glossator.text.TokenText` has it."""
-
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """One string for each token, which together are the text."""
-
-    def name(self, token: int) -> str:
-        """A printable name of one token."""
 
 
 @dataclass(frozen=True)
@@ -133,62 +106,11 @@ class Drawn:
         }
 
 
-def _near(near: Near, tokens: Array, mask: Array) -> Array:
-    """Whether some token of `near` stands near each position, itself apart: bool[n, C]."""
-    there = np.isin(tokens, near.tokens) & mask
-    n, C = there.shape
-    before = np.zeros((n, C + 1), np.int32)
-    np.cumsum(there, axis=1, out=before[:, 1:])
-    at = np.arange(C)
-    low, high = np.maximum(at - near.before, 0), np.minimum(at + near.after + 1, C)
-    found: Array = (before[:, high] - before[:, low] - there) > 0
-    return found
-
-
-def fires(rule: Rule, tokens: Array, mask: Array) -> Array:
-    """Where a rule fires.
-
-    Args:
-        rule: the rule.
-        tokens: integers[n, C]: whole contexts, or any rows where the rule asks for no context.
-        mask: bool[n, C]: False where a token does not count.
-
-    Returns:
-        bool[n, C].
-    """
-    hit: Array = np.isin(tokens, rule.tokens) & mask
-    if rule.require is not None:
-        hit &= _near(rule.require, tokens, mask)
-    if rule.exclude is not None:
-        hit &= ~_near(rule.exclude, tokens, mask)
-    return hit
-
-
-class _Contexts:
-    """The contexts of some windows, each read once."""
-
-    def __init__(self, index: AtlasIndex, starts: Array) -> None:
-        self._length = np.uint64(index.context_length)
-        self._ids = np.unique(starts // self._length)
-        self._rows = index.contexts(self._ids)
-
-    def rows(self, starts: Array) -> tuple[Array, Array, Array]:
-        """Tokens, documents and mask of the contexts of `starts`, each [n, S]."""
-        at = np.searchsorted(self._ids, starts // self._length)
-        tokens, documents, mask = self._rows
-        return tokens[at], documents[at], mask[at]
-
-    def columns(self, starts: Array, width: int) -> Array:
-        """Where the windows lie in their contexts: int64[n, W]."""
-        columns: Array = (starts % self._length).astype(np.int64)[:, None] + np.arange(width)
-        return columns
-
-
 def _padding(index: AtlasIndex, starts: Array, width: int) -> Array:
     """Which tokens of some windows belong to no document: bool[n, W]."""
     if not len(starts):
         return np.zeros((0, width), bool)
-    contexts = _Contexts(index, starts)
+    contexts = Contexts(index, starts)
     documents = contexts.rows(starts)[1]
     padding: Array = (
         np.take_along_axis(documents, contexts.columns(starts, width), axis=1) == _NO_DOCUMENT
@@ -196,33 +118,36 @@ def _padding(index: AtlasIndex, starts: Array, width: int) -> Array:
     return padding
 
 
-def _fired(index: AtlasIndex, examples: Any, rules: Mapping[int, Rule]) -> tuple[Array, Array]:  # noqa: ANN401
-    """Which examples have a rule, bool[n], and where it fires, bool[n, W]."""
-    latents, width = examples.latent, examples.tokens.shape[1]
-    fired = np.zeros(examples.tokens.shape, bool)
-    ids, first, counts = np.unique(latents, return_index=True, return_counts=True)
-    known = np.isin(latents, [latent for latent in ids.tolist() if latent in rules])
-    wide = [
-        slice(at, at + n)
-        for latent, at, n in zip(ids.tolist(), first.tolist(), counts.tolist(), strict=True)
-        if latent in rules and (rules[latent].require or rules[latent].exclude)
-    ]
-    contexts = None
-    if wide:
-        contexts = _Contexts(index, np.concatenate([examples.start[rows] for rows in wide]))
-    for latent, at, n in zip(ids.tolist(), first.tolist(), counts.tolist(), strict=True):
-        rule, rows = rules.get(latent), slice(at, at + n)
-        if rule is None:
-            continue
-        if contexts is None or not (rule.require or rule.exclude):
-            fired[rows] = fires(rule, examples.tokens[rows], examples.mask[rows])
-        else:
-            starts = examples.start[rows]
-            tokens, _, mask = contexts.rows(starts)
-            fired[rows] = np.take_along_axis(
-                fires(rule, tokens, mask), contexts.columns(starts, width), axis=1
-            )
-    return known, fired
+@dataclass(frozen=True)
+class _Rows:
+    """Examples of a batch, by latent, decile descending and peak descending, the silent ones last."""
+
+    latent: Array
+    start: Array
+    decile: Array
+    split: Array
+    document: Array
+    tokens: Array
+    activations: Array
+    document_start: Array
+    mask: Array
+
+    @classmethod
+    def draw(cls, index: AtlasIndex, latents: Array, seed: int) -> _Rows:
+        """The examples of `PLAN`, and the strongest ones where these are others."""
+        drawn = [index.sample(latents, plan, seed) for plan in (PLAN, STRONGEST)]
+        columns = {
+            name: np.concatenate([getattr(examples, name) for examples in drawn])
+            for name in cls.__dataclass_fields__
+        }
+        peak = columns["activations"].max(axis=1, initial=0)
+        strength = -columns["decile"].astype(np.int16)
+        order = np.lexsort((columns["start"], -peak, strength, columns["latent"]))
+        latent, start = columns["latent"][order], columns["start"][order]
+        # The same window of the same latent has the same keys: one stands behind the other.
+        again = np.zeros(len(order), bool)
+        again[1:] = (latent[1:] == latent[:-1]) & (start[1:] == start[:-1])
+        return cls(**{name: column[order[~again]] for name, column in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -231,41 +156,38 @@ class _Part:
 
     windows: tuple[Array, Array, Array]
     """Start, document, marks[m, W]."""
-    columns: tuple[Array, Array, Array, Array, Array]
-    """Latent, start, decile, flags, peak of each example."""
+    columns: tuple[Array, Array, Array, Array]
+    """Latent, start, decile and flags of each example."""
     active: tuple[Array, Array, Array]
     fired: tuple[Array, Array]
 
 
-def _part(index: AtlasIndex, examples: Any, top: Array, rules: Mapping[int, Rule]) -> _Part:  # noqa: ANN401
-    known, fired = _fired(index, examples, rules)
-    silent = examples.decile == 0
-    peak = examples.activations.max(axis=1, initial=0)
-    # Within a latent: the strongest decile first, the strongest window first, the silent ones last.
-    order = np.lexsort((examples.start, -peak, -examples.decile.astype(np.int16), examples.latent))
-    activations, latent, fired = examples.activations[order], examples.latent[order], fired[order]
-
-    rows, offsets = np.nonzero(activations)
-    shares = activations[rows, offsets] / top[latent[rows]]
+def _part(index: AtlasIndex, rows: _Rows, top: Array, rules: Mapping[int, Rule]) -> _Part:
+    known, fires_at = fired_on(index, rows.latent, rows.start, rows.tokens, rows.mask, rules)
+    active, offsets = np.nonzero(rows.activations)
+    shares = rows.activations[active, offsets] / top[rows.latent[active]]
     # Rounded up, so that no activation becomes 0.
     codes = np.clip(np.ceil(shares * 255), 1, 255).astype(np.uint8)
-    fired_rows, fired_offsets = np.nonzero(fired)
-    n = len(order)
-    flags = ((examples.split == 1) * SCORE_SIDE + silent * SILENT_EXAMPLE + known * RULE_KNOWN)[
-        order
-    ].astype(np.uint8) | (fired.any(axis=1) * RULE_FIRES).astype(np.uint8)
+    fired, fired_offsets = np.nonzero(fires_at)
+    flags = (
+        (rows.split == 1) * SCORE_SIDE
+        + (rows.decile == 0) * SILENT_EXAMPLE
+        + known * RULE_KNOWN
+        + fires_at.any(axis=1) * RULE_FIRES
+    )
 
-    starts, once = np.unique(examples.start, return_index=True)
-    mask = examples.mask[once]
-    marks = examples.document_start[once].astype(np.uint8) * DOCUMENT_START
+    starts, once = np.unique(rows.start, return_index=True)
+    mask = rows.mask[once]
+    marks = rows.document_start[once].astype(np.uint8) * DOCUMENT_START
     marks |= (~mask).astype(np.uint8) * MASKED
     torn = ~mask.all(axis=1)
     marks[torn] |= _padding(index, starts[torn], mask.shape[1]).astype(np.uint8) * PADDING
+    n = len(rows.latent)
     return _Part(
-        windows=(starts, examples.document[once], marks),
-        columns=(latent, examples.start[order], examples.decile[order], flags, peak[order]),
-        active=(np.bincount(rows, minlength=n).astype(np.uint16), offsets, codes),
-        fired=(np.bincount(fired_rows, minlength=n).astype(np.uint16), fired_offsets),
+        windows=(starts, rows.document[once], marks),
+        columns=(rows.latent, rows.start, rows.decile, flags),
+        active=(np.bincount(active, minlength=n), offsets, codes),
+        fired=(np.bincount(fired, minlength=n), fired_offsets),
     )
 
 
@@ -281,7 +203,7 @@ def _numbered(
     numbers = np.empty((len(starts), width), np.uint32)
     for at in range(0, len(starts), _DECODED):
         some = starts[at : at + _DECODED]
-        contexts = _Contexts(index, some).rows(some)[0].tolist()
+        contexts = Contexts(index, some).rows(some)[0].tolist()
         offsets = (some % np.uint64(index.context_length)).tolist()
         for i, (tokens, offset) in enumerate(zip(contexts, offsets, strict=True), at):
             first = max(0, offset - _NEIGHBOURS)
@@ -310,7 +232,7 @@ def draw(
     bar: Bar,
     seed: int = 0,
 ) -> Drawn:
-    """Draw the examples of some latents by `PLAN`.
+    """Draw the examples of some latents by `PLAN` and `STRONGEST`.
 
     Args:
         index: the index of the hookpoint.
@@ -327,7 +249,7 @@ def draw(
     top = np.where(top > 0, top, 1).astype(np.float32)
     parts = []
     for batch in _batches(latents.astype(np.uint32)):
-        parts.append(_part(index, index.sample(batch, PLAN, seed), top, rules))
+        parts.append(_part(index, _Rows.draw(index, batch, seed), top, rules))
         bar.advance(len(batch))
     W = parts[0].windows[2].shape[1] if parts else index.window
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from glossator.atlas.columns import Explainer, LatentColumns
-from glossator.atlas.examples import AtlasText
+from glossator.atlas.firing import AtlasText
 from glossator.atlas.pack import shorten
 from glossator.errors import InputError
 from glossator.records import Near, Rule

@@ -78,9 +78,9 @@ class Packing:
         split_seed: int,
     ) -> None:
         self.context_length = context_length
-        self.prefix, self.suffix = _special(tokenizer)
         self._corpus = corpus
         self._tokenizer = _plain(tokenizer)
+        self.prefix, self.suffix = _special(self._tokenizer)
         self._limit = tokens
         self._split_seed = split_seed
         self._census: Census | None = None

@@ -83,6 +83,7 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             "overlap_share": index.overlap_share(),
             "coder_hash": coder.hash,
             "coder": coder.describe(),
+            "coder_source": config.coder.path or "trained on this corpus",
         }
     with run.stage("triage"):
         _triage(run, index, subject, coder)

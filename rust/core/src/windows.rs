@@ -34,6 +34,8 @@ pub struct Summary {
     pub windows_scoring: Vec<u64>,
     /// Documents in which it is active.
     pub documents: Vec<u64>,
+    /// Documents in which it is active within its explain-side windows.
+    pub documents_explain: Vec<u64>,
     /// Documents in which it is active within its eligible score-side windows.
     pub documents_scoring: Vec<u64>,
     /// The largest activation; 0 for a dead latent.
@@ -142,6 +144,7 @@ impl Index {
             summary.windows_explain.push(row.windows_explain);
             summary.windows_scoring.push(row.windows_scoring);
             summary.documents.push(row.documents);
+            summary.documents_explain.push(row.documents_explain);
             summary.documents_scoring.push(row.documents_scoring);
             summary.max_activation.push(row.max_activation);
         }
@@ -156,7 +159,7 @@ impl Index {
 
     fn count(&self, latent: u32, sides: &[u8], eligible: &[bool]) -> Result<Counts> {
         let mut counts = Counts::default();
-        let (mut all, mut scoring) = (Vec::new(), Vec::new());
+        let (mut all, mut explain, mut scoring) = (Vec::new(), Vec::new(), Vec::new());
         for segment in self.segments() {
             let base = self.segment_position(segment);
             let documents = segment.documents()?;
@@ -177,10 +180,13 @@ impl Index {
                 push_new(&mut all, document);
                 if scored {
                     push_new(&mut scoring, document);
+                } else if sides[window] == 0 {
+                    push_new(&mut explain, document);
                 }
             }
         }
         counts.documents = distinct(all);
+        counts.documents_explain = distinct(explain);
         counts.documents_scoring = distinct(scoring);
         Ok(counts)
     }
@@ -193,6 +199,7 @@ struct Counts {
     windows_explain: u64,
     windows_scoring: u64,
     documents: u64,
+    documents_explain: u64,
     documents_scoring: u64,
     max_activation: f32,
 }
@@ -261,8 +268,8 @@ mod tests {
                 }
                 let number = |start: u64| ((start - corpus.base()) / length) as usize;
                 let scored = |start: u64| sides[number(start)] == 1 && eligible[number(start)];
-                let documents = |only: bool| corpus.postings(latent).iter()
-                    .filter(|(p, _)| !only || scored(p / length * length))
+                let documents = |of: &dyn Fn(u64) -> bool| corpus.postings(latent).iter()
+                    .filter(|(p, _)| of(p / length * length))
                     .map(|(p, _)| corpus.documents[(p - corpus.base()) as usize])
                     .collect::<BTreeSet<_>>().len() as u64;
                 prop_assert_eq!(summary.count[at], corpus.postings(latent).len() as u64);
@@ -271,8 +278,10 @@ mod tests {
                 prop_assert_eq!(summary.windows_explain[at], explain);
                 let scoring = maxima.keys().filter(|&&s| scored(s)).count() as u64;
                 prop_assert_eq!(summary.windows_scoring[at], scoring);
-                prop_assert_eq!(summary.documents[at], documents(false));
-                prop_assert_eq!(summary.documents_scoring[at], documents(true));
+                prop_assert_eq!(summary.documents[at], documents(&|_| true));
+                let explained = |start: u64| sides[number(start)] == 0;
+                prop_assert_eq!(summary.documents_explain[at], documents(&explained));
+                prop_assert_eq!(summary.documents_scoring[at], documents(&scored));
                 let max = maxima.values().copied().fold(0.0, f32::max);
                 prop_assert_eq!(summary.max_activation[at], max);
             }

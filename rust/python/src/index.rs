@@ -214,6 +214,10 @@ impl Index {
         columns.set_item("windows_scoring", summary.windows_scoring.into_pyarray(py))?;
         columns.set_item("documents", summary.documents.into_pyarray(py))?;
         columns.set_item(
+            "documents_explain",
+            summary.documents_explain.into_pyarray(py),
+        )?;
+        columns.set_item(
             "documents_scoring",
             summary.documents_scoring.into_pyarray(py),
         )?;
