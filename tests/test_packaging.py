@@ -16,7 +16,7 @@ IN_BOTH = {
     "py.typed",
     "__init__.py",
     "cli.py",
-    "atlas/page/page.html",
+    "atlas/page/atlas.html",
 }
 SDIST_ONLY = {
     "Cargo.toml",
@@ -33,7 +33,7 @@ SDIST_ONLY = {
 def _build(what, source, out):
     """Build with the maturin of this environment, over the crates that are compiled already."""
     env = os.environ | {"CARGO_TARGET_DIR": str(ROOT / "target")}
-    command = [sys.executable, "-m", "maturin", *what, "--out", str(out), "--quiet"]
+    command = [sys.executable, "-m", "maturin", *what, "--out", str(out)]
     subprocess.run(command, cwd=source, env=env, check=True, capture_output=True, timeout=900)
     return next(out.iterdir())
 

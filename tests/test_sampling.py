@@ -1,8 +1,6 @@
 """What is drawn is what the plan says, by brute force, the same everywhere, of disjoint sides."""
 
-import tempfile
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +11,7 @@ from pydantic import ValidationError
 
 from glossator.index import NO_DOCUMENT
 from glossator.sampling import Examples, ExplainPlan, NegativePlan, SamplingPlan
-from index_reference import corpora, corpus
+from index_reference import corpora, corpus, scratch_folders
 
 FEW = settings(max_examples=60, deadline=None, derandomize=True)
 COLUMNS = ["latent", "start", "tokens", "activations", "decile", "split", "kind"]
@@ -22,10 +20,8 @@ COLUMNS += ["document", "document_start", "mask"]
 
 @pytest.fixture(scope="module")
 def scratch():
-    """A folder for hypothesis, which may not use a fixture of one test."""
-    with tempfile.TemporaryDirectory() as folder:
-        root, count = Path(folder), iter(range(10**9))
-        yield lambda: root / str(next(count))
+    with scratch_folders() as folders:
+        yield folders
 
 
 @st.composite

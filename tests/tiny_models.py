@@ -21,6 +21,9 @@ from tokenizers import (
     trainers,
 )
 
+# Products this small only wait for a second thread, seconds where the cores are busy.
+torch.set_num_threads(1)
+
 KINDS = ("byte-level", "byte-fallback", "wordpiece")
 PROSE = " ".join(
     pydoc_data.topics.topics[name] for name in ("assert", "for", "while", "with", "try")

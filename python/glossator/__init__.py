@@ -28,35 +28,37 @@ from glossator.errors import (
 # These functions carry the name of their room. Importing a room binds its name here to the module,
 # so they are imported at once: what is bound last stays.
 from glossator.explain import aexplain, explain
-from glossator.harvest import harvest
+from glossator.harvest import collect_hidden, harvest, train_coder
 from glossator.score import ascore, score, scores_from
 from glossator.triage import triage
 
 if TYPE_CHECKING:
     from glossator.atlas import build_atlas
-    from glossator.coders import SparseCoder, load_coder
+    from glossator.coders import SparseCoder, TrainConfig, load_coder
     from glossator.config import RunConfig, load_config
     from glossator.corpus import open_corpus, pack
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
     from glossator.pipeline import run
-    from glossator.records import Explanation, Near, Rule, Score, Verdict
+    from glossator.records import Explanation, Near, Rule, Score, Verdict, table_of
     from glossator.runs import Run
     from glossator.sampling import Examples, ExplainPlan, NegativePlan, SamplingPlan
+    from glossator.score.corpus import score_rules
     from glossator.subjects import Subject, load_subject
     from glossator.text import TokenText
 
 _ROOMS = {
     "atlas": ("build_atlas",),
-    "coders": ("SparseCoder", "load_coder"),
+    "coders": ("SparseCoder", "TrainConfig", "load_coder"),
     "config": ("RunConfig", "load_config"),
     "corpus": ("open_corpus", "pack"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
     "pipeline": ("run",),
     "runs": ("Run",),
-    "records": ("Explanation", "Near", "Rule", "Score", "Verdict"),
+    "records": ("Explanation", "Near", "Rule", "Score", "Verdict", "table_of"),
     "sampling": ("Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"),
+    "score.corpus": ("score_rules",),
     "subjects": ("Subject", "load_subject"),
     "text": ("TokenText",),
 }
@@ -83,11 +85,13 @@ __all__ = [
     "SparseCoder",
     "Subject",
     "TokenText",
+    "TrainConfig",
     "Verdict",
     "__version__",
     "aexplain",
     "ascore",
     "build_atlas",
+    "collect_hidden",
     "explain",
     "harvest",
     "load_coder",
@@ -98,7 +102,10 @@ __all__ = [
     "pack",
     "run",
     "score",
+    "score_rules",
     "scores_from",
+    "table_of",
+    "train_coder",
     "triage",
 ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,22 +22,28 @@ from glossator import __version__, demo, pipeline, report
 from glossator.config import RunConfig, config_from, load_config
 from glossator.errors import GlossatorError, InputError
 from glossator.export import export_tables
-from glossator.runs import Run
 from glossator.progress import reporter
+from glossator.runs import Run
 
 __all__ = ["app", "main"]
 
 EXIT_COMPLETE, EXIT_INPUT, EXIT_MISSING, EXIT_INTERRUPTED = 0, 2, 3, 130
 
+# Faults of the machine that no check foresees.
+_MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO),
+)
+
 app = typer.Typer(
     name="glossator",
     help="Explain and score every latent of a sparse autoencoder or transcoder.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-export = typer.Typer(help="Write a run's results for other tools.", no_args_is_help=True)
+export = typer.Typer(help="Write a run's results for other tools.", invoke_without_command=True)
 app.add_typer(export, name="export")
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -79,6 +86,10 @@ def _examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+_RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
+_LONGEST_RANGE = 2**24
+
+
 def parse_latents(text: str | None) -> tuple[int, ...] | None:
     """Latent ids from `3,17,40-49`, or from a file with ids apart by commas or white space.
 
@@ -87,16 +98,27 @@ def parse_latents(text: str | None) -> tuple[int, ...] | None:
     """
     if text is None:
         return None
-    path = Path(text)
     source = "--latents"
-    if path.is_file():
-        source, text = str(path), path.read_text(encoding="utf-8")
+    if not re.fullmatch(r"[0-9,\s-]+", text):
+        source = text
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--latents: `{source[:80]}` is neither a list of ids (3,17,40-49) nor a file of "
+                f"them ({getattr(error, 'strerror', None) or error})"
+            ) from error
     ids: list[int] = []
     for part in text.replace(",", " ").split():
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise InputError(f"{source}: `{part}` is no latent id; give ids, ranges or a file")
-        ids.extend(range(int(first), int(last if dash else first) + 1))
+        found = _RANGE.fullmatch(part)
+        if found is None:
+            raise InputError(f"{source}: `{part[:80]}` is no latent id; give ids or ranges (40-49)")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last >= 2**32:
+            raise InputError(f"{source}: `{part}` is no range of latent ids; give first-last")
+        if last - first >= _LONGEST_RANGE:
+            raise InputError(f"{source}: `{part}` is longer than {_LONGEST_RANGE:,} ids; leave out")
+        ids.extend(range(first, last + 1))
     if not ids:
         raise InputError(f"{source}: no latent ids; give ids (3,17,40-49) or a file of them")
     return tuple(dict.fromkeys(ids))
@@ -343,14 +365,27 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _help_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@export.callback()
+def _export(context: typer.Context) -> None:
+    """Write a run's results for other tools."""
+    _help_without_command(context)
+
+
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Explain and score every latent of a sparse autoencoder or transcoder."""
+    _help_without_command(context)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -366,21 +401,30 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"glossator: {error}", file=sys.stderr)
         return EXIT_INPUT
     except TyperException as error:
-        print(f"glossator: {error}; see `glossator --help`", file=sys.stderr)
+        line = " ".join(error.format_message().split()).rstrip(".")
+        print(f"glossator: {line}; see `glossator --help`", file=sys.stderr)
         return EXIT_INPUT
     except (KeyboardInterrupt, typer.Abort):
-        print("glossator: interrupted; run the same command again to go on", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if error.errno not in _MENDABLE:
             raise
-        where = error.filename or os.strerror(error.errno)
+        where = f"{error.filename}: " if error.filename else ""
         print(
-            f"glossator: {where}: cannot be written ({os.strerror(error.errno)}); "
-            "make room and run the same command again: what was done is kept",
+            f"glossator: {where}cannot be used ({os.strerror(error.errno)}); "
+            "mend that and run the same command again: what was done is kept",
             file=sys.stderr,
         )
         return EXIT_INPUT
+    except MemoryError:
+        print(
+            "glossator: not enough memory; free some, or take a smaller --coder or shorter "
+            "documents, and run the same command again: what was done is kept",
+            file=sys.stderr,
+        )
+        return EXIT_INPUT
+    if code == EXIT_INTERRUPTED:
+        print("glossator: interrupted; run the same command again to go on", file=sys.stderr)
     return code if isinstance(code, int) else EXIT_COMPLETE
 
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from glossator.errors import InputError
 from glossator.records import Record
@@ -74,7 +75,7 @@ class CoderConfig(Record):
 class ExplainConfig(Record):
     """What is explained."""
 
-    latents: tuple[int, ...] | None = None
+    latents: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
     """Ids of the latents that are explained; None takes all live ones."""
 
 
@@ -91,6 +92,16 @@ class JudgeConfig(Record):
     """Requests in flight."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that one request may take."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_holds_no_secret(cls, url: str | None) -> str | None:
+        # Checked here, since a run's settings are written down before the judge is asked.
+        if url is not None and "@" in urlsplit(url).netloc:
+            raise ValueError(
+                "the URL holds a name or password; put the key into GLOSSATOR_JUDGE_API_KEY instead"
+            )
+        return url
 
     def question(self) -> tuple[object, ...]:
         """What decides who is asked about how many latents; the rest decides only how fast."""
@@ -129,7 +140,21 @@ class RunConfig(Record):
     def _coder_fits(self) -> RunConfig:
         if self.coder.path is None and self.coder.k >= self.coder.latents:
             raise ValueError("coder.k: must be smaller than coder.latents")
+        if self.coder.path is None:
+            self.refuse_latents(self.coder.latents)
         return self
+
+    def refuse_latents(self, n_latents: int) -> None:
+        """Refuse latents to explain that a coder of `n_latents` does not have.
+
+        Raises:
+            InputError: names the first one.
+        """
+        for latent in self.explain.latents or ():
+            if latent >= n_latents:
+                raise InputError(
+                    f"--latents: {latent} is not in the index; its latents are 0 to {n_latents - 1}"
+                )
 
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from glossator.coders import SparseCoder, TrainConfig
     from glossator.subjects import Subject
 
-__all__ = ["collect_hidden", "harvest", "train_coder"]
+__all__ = ["collect_hidden", "harvest", "refuse_misfit", "train_coder"]
 
 _KEPT_EVERY = 16
 """Batches between two points from which a killed pass goes on."""
@@ -202,27 +202,36 @@ def _encode(
     return latents, activations
 
 
-def _refuse_mismatch(
-    subject: Subject,
-    coder: SparseCoder,
-    hidden: npt.NDArray[np.float32] | None,
-    n_contexts: int,
-) -> None:
+def refuse_misfit(subject: Subject, coder: SparseCoder) -> None:
+    """Refuse a coder that does not read what the subject gives; costs nothing.
+
+    Raises:
+        InputError: another width, or another hookpoint.
+    """
     if subject.width != coder.width:
         raise InputError(
             f"subject `{subject.name}` has width {subject.width} at `{subject.hookpoint}`, but "
             f"coder {coder.source} reads {coder.width}; they belong to different models or modules"
-        )
-    if hidden is not None and (len(hidden) != n_contexts or hidden.shape[-1] != coder.width):
-        raise InputError(
-            f"hidden states of shape {list(hidden.shape)} are not those of {n_contexts:,} contexts "
-            f"of width {coder.width}"
         )
     reads = coder.hookpoint
     if reads and not f".{subject.hookpoint}".endswith(f".{reads}"):
         raise InputError(
             f"coder {coder.source} reads at `{reads}`, the subject is read at "
             f"`{subject.hookpoint}`; give both the same hookpoint"
+        )
+
+
+def _refuse_mismatch(
+    subject: Subject,
+    coder: SparseCoder,
+    hidden: npt.NDArray[np.float32] | None,
+    n_contexts: int,
+) -> None:
+    refuse_misfit(subject, coder)
+    if hidden is not None and (len(hidden) != n_contexts or hidden.shape[-1] != coder.width):
+        raise InputError(
+            f"hidden states of shape {list(hidden.shape)} are not those of {n_contexts:,} contexts "
+            f"of width {coder.width}"
         )
 
 

@@ -404,7 +404,8 @@ class Index:
 
         `count` postings; `windows` in which it is active; `windows_explain`, those on the explain
         side; `windows_scoring`, the eligible ones on the score side; `documents` in which it is
-        active; `documents_explain` and `documents_scoring`, those in such windows; `max_activation`, 0 if dead.
+        active; `documents_explain` and `documents_scoring`, those in such windows;
+        `max_activation`, 0 if dead.
         """
         return self._core.summary()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -129,16 +130,26 @@ class _LineBar:
         )
         self._done = self._tokens = self._failures = 0
         self._begun = self._last = time.monotonic()
+        self._lock = threading.RLock()
 
     def advance(self, amount: int = 1, *, tokens: int = 0, failures: int = 0) -> None:
-        self._done += amount
-        self._tokens += tokens
-        self._failures += failures
-        if time.monotonic() - self._last >= self._every:
-            self.say()
+        with self._lock:
+            self._done += amount
+            self._tokens += tokens
+            self._failures += failures
+            if time.monotonic() - self._last >= self._every:
+                self.say()
 
     def note(self, text: str) -> None:
-        self._write({"stage": self._stage, "note": text})
+        with self._lock:
+            self._write({"stage": self._stage, "note": text})
+
+    def beat(self, over: threading.Event) -> None:
+        """Speak also while nothing advances: a server that stalls, a step that takes minutes."""
+        while not over.wait(max(self._every, 0.05)):
+            with self._lock:
+                if not over.is_set() and time.monotonic() - self._last >= self._every:
+                    self.say()
 
     def say(self, *, finished: bool = False) -> None:
         self._last = time.monotonic()
@@ -171,7 +182,14 @@ class _Lines:
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[Bar]:
         bar = _LineBar(name, total, unit, self._out, self._every)
-        yield bar
+        over = threading.Event()
+        beating = threading.Thread(target=bar.beat, args=(over,), daemon=True)
+        beating.start()
+        try:
+            yield bar
+        finally:
+            over.set()
+            beating.join()
         bar.say(finished=True)
 
 

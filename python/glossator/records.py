@@ -11,6 +11,7 @@ same id and a resumed run recognises what it has.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ __all__ = [
     "Score",
     "Verdict",
     "content_id",
+    "table_of",
 ]
 
 
@@ -333,3 +335,35 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 """The tables of a run, by name: the columns that `glossator export tables` writes."""
+
+
+def table_of(
+    name: str,
+    rows: Iterable[Record | Mapping[str, Any]] | Mapping[str, Iterable[Any]],
+    **same: Any,  # noqa: ANN401 - whatever the column holds
+) -> pa.Table:
+    """Records, or columns such as triage gives, as one of `TABLES`.
+
+    Args:
+        name: which of them.
+        rows: records or mappings, one a row; or a mapping of columns. What a column of text cannot
+            hold is written as JSON; columns that are missing are null.
+        same: columns that hold one value in every row.
+    """
+    if not isinstance(rows, Mapping):
+        listed = [row.model_dump(mode="json") if isinstance(row, Record) else row for row in rows]
+        rows = {field.name: [row.get(field.name) for row in listed] for field in TABLES[name]}
+    columns = {key: list(values) for key, values in rows.items()}
+    n = max(map(len, columns.values()), default=0)
+    columns |= {key: [value] * n for key, value in same.items()}
+    arrays = [
+        pa.array([_cell(value, field) for value in columns.get(field.name, [None] * n)], field.type)
+        for field in TABLES[name]
+    ]
+    return pa.Table.from_arrays(arrays, schema=TABLES[name])
+
+
+def _cell(value: Any, field: pa.Field) -> Any:  # noqa: ANN401 - whatever Arrow takes
+    if field.type != pa.string() or value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

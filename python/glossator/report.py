@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from glossator.pipeline import judged_summary, rule_summary
 from glossator.runs import Run
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["print_closing", "print_inspection"]
 
 _MIB = 2**20
+
+
+# Paths and names are `Text`, in which square brackets are no markup.
 
 
 def _counts(latents: pa.Table) -> dict[str, int]:
@@ -54,7 +58,7 @@ def _results(run: Run, table: Table) -> None:
             f"{above.total - above.bounded:,} in too few documents for a bound)",
         )
     for line in judged_summary(run):
-        table.add_row("judged", str(line))
+        table.add_row("judged", Text(str(line)))
 
 
 def _costs(run: Run) -> Table:
@@ -95,10 +99,10 @@ def print_closing(run: Run, console: Console) -> None:
     table.add_row("language-model tokens", f"{tokens:,}")
     table.add_row("per million latents", _per_million(run, run.stages()))
     for note in run.notes():
-        table.add_row("note", note)
+        table.add_row("note", Text(note))
     page = run.path / "atlas.html"
     if page.is_file():
-        table.add_row("atlas", str(page))
+        table.add_row("atlas", Text(str(page)))
     console.print()
     console.print(table)
     console.print()
@@ -110,15 +114,15 @@ def print_inspection(run: Run, console: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("run", str(run.path))
+    table.add_row("run", Text(str(run.path)))
     for name, value in run.description().items():
-        table.add_row(name, str(value))
+        table.add_row(name, Text(str(value)))
     if run.done("harvest"):
         _results(run, table)
     for name in ("explanations", "verdicts", "scores", "protocols"):
         table.add_row(name, f"{run.table(name).num_rows:,} rows")
     for note in run.notes():
-        table.add_row("note", note)
+        table.add_row("note", Text(note))
     console.print(table)
     console.print()
     console.print(_costs(run))

@@ -11,8 +11,9 @@ are resolved with, `atlas.html` the page.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +31,9 @@ __all__ = ["STAGES", "Run"]
 
 STAGES = ("subject", "corpus", "forward", "coder", "harvest", "triage", "explain", "score", "atlas")
 """The stages of a run, in their order."""
+
+_READ = ("contexts", "hidden.f32", "hidden.f32.partial", "index")
+"""What binds a run to its data: before any of these is there, every setting may be mended."""
 
 
 class Run:
@@ -69,13 +73,16 @@ class Run:
                 )
         store = Store.open(path)
         try:
-            if settings.exists():
+            if settings.exists() and _has_data(path):
                 _refuse_other_data(path, load_config(settings), config)
+            _sweep(path)
+            run = cls(path, config, store)
+            run._refuse_latents(config)
             save_config(config, settings)
         except BaseException:
             store.close()
             raise
-        return cls(path, config, store)
+        return run
 
     @classmethod
     def open(cls, path: str | Path, *, write: bool = False) -> Self:
@@ -99,11 +106,22 @@ class Run:
         """Change settings that leave the index as it is.
 
         Raises:
-            InputError: the settings mean other data.
+            InputError: the settings mean other data, or name a latent that is not in the index.
         """
         _refuse_other_data(self.path, self.config, config)
+        self._refuse_latents(config)
         self.config = config
         save_config(config, self.path / "config.toml")
+
+    def _refuse_latents(self, config: RunConfig) -> None:
+        """Before the settings are written down: `glossator score RUN` reads them from there."""
+        if config.explain.latents is not None and self.done("harvest"):
+            config.refuse_latents(self.index.n_latents)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether something was read and kept that binds the run to its data."""
+        return _has_data(self.path)
 
     @property
     def index(self) -> Index:
@@ -154,6 +172,8 @@ class Run:
         parts: list[object] = [stage, self.config.data()]
         if stage in ("explain", "score"):
             parts += [self.config.explain.model_dump(mode="json"), self.config.judge.question()]
+        if stage == "score":
+            parts.append(self.table("explanations")["explanation_id"].to_pylist())
         return content_id(*parts)
 
     @contextmanager
@@ -171,24 +191,33 @@ class Run:
         finished = None
         self._inner.append(0.0)
         meter = Meter()
-        try:
-            with meter:
-                yield facts
-            if not facts.get("again"):
-                finished = self._fingerprint(name)
-        finally:
+
+        def record() -> None:
             seconds = meter.seconds - self._inner.pop()
             if self._inner:
                 self._inner[-1] += meter.seconds
-            if self.store.is_open:
-                record = {
+            self.store.set_fact(
+                f"stage:{name}",
+                {
                     **before,
                     **facts,
                     "seconds": before.get("seconds", 0.0) + seconds,
                     "peak_bytes": max(before.get("peak_bytes", 0), meter.peak_bytes),
                     "finished": finished,
-                }
-                self.store.set_fact(f"stage:{name}", record)
+                },
+            )
+
+        try:
+            with meter:
+                yield facts
+        except BaseException:
+            # On a full disk the record cannot be written either: the first error says more.
+            with suppress(InputError):
+                record()
+            raise
+        if not facts.get("again"):
+            finished = self._fingerprint(name)
+        record()
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """What is known of each stage, in the order in which they are done."""
@@ -206,15 +235,16 @@ class Run:
             stages.get(name, {}) for name in ("subject", "corpus", "harvest")
         )
         said: dict[str, object] = {}
-        if subject:
+        # A stage that broke off has seconds and nothing else.
+        if "name" in subject:
             said["subject"] = f"{subject['name']} ({subject['dtype']}: {subject['dtype_reason']})"
             said["hookpoint"] = subject["hookpoint"]
-        if corpus:
+        if "tokens" in corpus:
             said["corpus"] = (
                 f"{', '.join(corpus['source'])}: {corpus['tokens']:,} tokens of "
                 f"{corpus['documents']:,} documents in {corpus['contexts']:,} contexts"
             )
-        if harvest:
+        if "coder" in harvest:
             coder = harvest["coder"]
             said["coder"] = (
                 f"{coder['rule']}, {coder['n_latents']:,} latents of width {coder['width']}, "
@@ -243,6 +273,18 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _has_data(path: Path) -> bool:
+    return any((path / name).exists() for name in _READ)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process was writing under names of no meaning."""
+    for left in path.glob(".contexts.*"):
+        shutil.rmtree(left)
+    for left in (*path.glob("*.tmp"), *path.glob(".*.tmp")):
+        left.unlink()
 
 
 def _refuse_other_data(path: Path, old: RunConfig, new: RunConfig) -> None:

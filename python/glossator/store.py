@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -72,6 +72,23 @@ def _journal_mode(path: Path) -> str:
         if kind is not None:
             return "DELETE" if kind.lower().startswith(_NETWORK) else "WAL"
     return "WAL"
+
+
+@contextmanager
+def _told(
+    file: Path, what: str, remedy: str = "is it damaged, or not yours to read?"
+) -> Iterator[None]:
+    """The database's own errors, a full disk or a damaged file, as one line."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        # Its other subclasses (a closed database, a broken constraint) are mistakes in this module.
+        if (
+            not isinstance(error, sqlite3.OperationalError)
+            and type(error) is not sqlite3.DatabaseError
+        ):
+            raise
+        raise InputError(f"{file}: {what} ({error}); {remedy}") from error
 
 
 def _encode(value: Any, field: pa.Field) -> Any:  # noqa: ANN401 - whatever SQLite takes
@@ -135,7 +152,6 @@ class Store:
                 path.mkdir(parents=True, exist_ok=True)
                 lock = FileLock(path / LOCK)
                 lock.acquire(timeout=0)
-            database = sqlite3.connect(file, isolation_level=None, timeout=30.0)
         except Timeout as error:
             raise RunLockedError(
                 f"{path}: another process is writing to this run; "
@@ -145,19 +161,24 @@ class Store:
             raise InputError(
                 f"{path}: cannot be written ({error.strerror}); choose --out"
             ) from error
+        try:
+            with _told(file, "could not be opened"):
+                database = sqlite3.connect(file, isolation_level=None, timeout=30.0)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
         store = cls(path, database, lock)
         try:
-            store._prepare(write=write)
+            with _told(file, "could not be opened"):
+                store._prepare(write=write)
         except BaseException:
             store.close()
             raise
         return store
 
     def _prepare(self, *, write: bool) -> None:
-        try:
-            version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{self.path / DATABASE}: not a database ({error})") from error
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise InputError(
                 f"{self.path / DATABASE}: schema version {version} is newer than {SCHEMA_VERSION}, "
@@ -197,6 +218,13 @@ class Store:
                 self._database.execute("ROLLBACK")
             raise
 
+    def _writing(self, what: str) -> AbstractContextManager[None]:
+        return _told(
+            self.path / DATABASE,
+            f"{what} could not be written",
+            "free space on the disk and run the same command again: what was stored is kept",
+        )
+
     def add(self, name: str, rows: Rows, *, replace: bool = False) -> None:
         """Add rows in one transaction; a row whose key is there replaces the old one.
 
@@ -216,18 +244,12 @@ class Store:
             values = row.model_dump(mode="json") if isinstance(row, Record) else row
             encoded.append([_encode(values.get(field.name), field) for field in schema])
         places = ", ".join("?" * len(schema))
-        try:
-            with self._transaction():
-                if replace:
-                    self._database.execute(f'DELETE FROM "{name}"')
-                self._database.executemany(
-                    f'INSERT OR REPLACE INTO "{name}" VALUES ({places})', encoded
-                )
-        except sqlite3.OperationalError as error:
-            raise InputError(
-                f"{self.path / DATABASE}: table `{name}` could not be written ({error}); free space"
-                " on the disk and run the same command again: what was stored is kept"
-            ) from error
+        with self._writing(f"table `{name}`"), self._transaction():
+            if replace:
+                self._database.execute(f'DELETE FROM "{name}"')
+            self._database.executemany(
+                f'INSERT OR REPLACE INTO "{name}" VALUES ({places})', encoded
+            )
 
     def table(self, name: str, where: str = "", parameters: tuple[object, ...] = ()) -> pa.Table:
         """A table as Arrow, in the order of its key.
@@ -246,10 +268,11 @@ class Store:
         columns = ", ".join(f'"{field.name}"' for field in schema)
         order = ", ".join(f'"{column}"' for column in _KEYS[name])
         condition = f" WHERE {where}" if where else ""
-        rows = self._database.execute(
-            f'SELECT {columns} FROM "{name}"{condition} ORDER BY {order}',
-            parameters,
-        ).fetchall()
+        with _told(self.path / DATABASE, f"table `{name}` could not be read"):
+            rows = self._database.execute(
+                f'SELECT {columns} FROM "{name}"{condition} ORDER BY {order}',
+                parameters,
+            ).fetchall()
         arrays = []
         for column, field in enumerate(schema):
             arrays.append(pa.array([_decode(row[column], field) for row in rows], type=field.type))
@@ -257,17 +280,25 @@ class Store:
 
     def fact(self, name: str) -> Any:  # noqa: ANN401 - JSON
         """A named JSON value of the run; None where there is none."""
-        row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        with _told(self.path / DATABASE, f"`{name}` could not be read"):
+            row = self._database.execute(
+                "SELECT value FROM facts WHERE name = ?", (name,)
+            ).fetchone()
         return None if row is None else json.loads(row[0])
 
     def facts(self) -> dict[str, Any]:
         """All named values."""
-        rows = self._database.execute("SELECT name, value FROM facts ORDER BY name").fetchall()
+        with _told(self.path / DATABASE, "its facts could not be read"):
+            rows = self._database.execute("SELECT name, value FROM facts ORDER BY name").fetchall()
         return {name: json.loads(value) for name, value in rows}
 
     def set_fact(self, name: str, value: object) -> None:
-        """Store a JSON value under a name."""
-        with self._transaction():
+        """Store a JSON value under a name.
+
+        Raises:
+            InputError: the disk is full or the database cannot be written.
+        """
+        with self._writing(f"`{name}`"), self._transaction():
             self._database.execute(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)",
                 (name, json.dumps(value, ensure_ascii=False)),

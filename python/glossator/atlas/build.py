@@ -200,7 +200,7 @@ def build_atlas(
             details={
                 key: value
                 for key, value in run_info.items()
-                if key not in (*_SHOWN_FIRST, "notes") and value is not None
+                if key not in (*_SHOWN_FIRST, "hookpoint", "notes") and value is not None
             },
             tokens=int(index.n_tokens),
             n_latents=L,

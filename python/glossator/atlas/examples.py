@@ -120,7 +120,7 @@ def _padding(index: AtlasIndex, starts: Array, width: int) -> Array:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Examples of a batch, by latent, decile descending and peak descending, the silent ones last."""
+    """Examples of a batch, by latent, decile and peak, the strongest first and the silent last."""
 
     latent: Array
     start: Array

@@ -53,7 +53,7 @@ class TrainConfig(Record):
     batch: int = Field(default=1_024, gt=0)
     """Tokens in a step."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of Adam's rate; it warms up over 50 steps and falls over the last 40 %."""
+    """Peak of Adam's rate; it warms up over 50 steps, or a tenth, and falls over the last 40 %."""
     dead_after: int = Field(default=40, gt=0)
     """Steps without firing after which a latent counts as dead, and AuxK sees to it."""
     held_out: float = Field(default=0.05, gt=0, lt=1)
@@ -272,8 +272,9 @@ def _location(sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _rate(step: int, config: TrainConfig) -> float:
+    warm = min(50, max(config.steps // 10, 1))
     left = (config.steps - step) / config.steps
-    return config.learning_rate * min((step + 1) / 50, 1.0, max(left / 0.4, 0.02))
+    return config.learning_rate * min((step + 1) / warm, 1.0, max(left / 0.4, 0.02))
 
 
 def _decode(latents: torch.Tensor, values: torch.Tensor, decoder: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@
     with Run.open("run") as run:
         export_tables(run, Path("tables"))    # tables/latents.parquet, tables/scores.parquet, …
 
-Columns and types are those of `glossator.records.TABLES`. What is missing is null; no file holds a
+Columns and types are those of `glossator.records.TABLES`. What is missing is null, and no figure is
 NaN. The text of an example is found here from its tokens: a run stores positions alone.
 """
 

@@ -26,7 +26,7 @@ from glossator.errors import InputError, JudgeError
 from glossator.judges.openai_server import KEY_VARIABLES, OpenAIJudge
 from glossator.progress import SILENT, Progress
 
-__all__ = ["local_judge"]
+__all__ = ["local_judge", "refuse_missing"]
 
 _GUARD = Path(__file__).with_name("guard.py")
 _POLL_SECONDS = 0.25
@@ -107,11 +107,8 @@ def local_judge(
     model_dir = Path(model_dir)
     if not (model_dir / "config.json").is_file():
         raise InputError(f"{model_dir}: no model here (`config.json` is missing)")
-    if server is None and importlib.util.find_spec("vllm") is None:
-        raise InputError(
-            "judge `local`: vLLM is not installed here; run `make demo-judge`, "
-            "or name a server with --judge URL"
-        )
+    if server is None:
+        refuse_missing()
     name = name or model_dir.resolve().name
     port = _free_port()
     command = [sys.executable, *(server or _SERVER), *_arguments(model_dir, name, port)]
@@ -137,6 +134,19 @@ def local_judge(
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()
+
+
+def refuse_missing() -> None:
+    """Refuse a machine without vLLM.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "judge `local`: vLLM is not installed here; run `make demo-judge`, "
+            "or name a server with --judge URL"
+        )
 
 
 def _environment(threads: int | None) -> Mapping[str, str]:

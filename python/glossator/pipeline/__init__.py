@@ -20,7 +20,13 @@ from pathlib import Path
 from glossator.config import RunConfig
 from glossator.pipeline.data import harvest_stage
 from glossator.pipeline.page import atlas_stage
-from glossator.pipeline.results import RuleSummary, judged_summary, missing_share, rule_summary
+from glossator.pipeline.results import (
+    RuleSummary,
+    is_complete,
+    judged_summary,
+    missing_share,
+    rule_summary,
+)
 from glossator.pipeline.words import Judging, explain_stage, score_stage
 from glossator.progress import SILENT, Progress
 from glossator.runs import Run
@@ -55,8 +61,11 @@ def run(config: RunConfig, path: str | Path, *, progress: Progress = SILENT) -> 
     """
     opened = Run.create(config, path)
     try:
-        harvest_stage(opened, progress=progress)
         with Judging(opened, progress) as judging:
+            words = ("explain", "score")
+            if config.judge.url and not all(is_complete(opened, stage) for stage in words):
+                judging.check()
+            harvest_stage(opened, progress=progress)
             explain_stage(opened, judging=judging, progress=progress)
             score_stage(opened, judging=judging, progress=progress)
         atlas_stage(opened, progress=progress)

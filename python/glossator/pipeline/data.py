@@ -40,10 +40,13 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     if run.done("triage"):
         return run.index
     from glossator.coders import load_coder
-    from glossator.harvest import harvest
+    from glossator.harvest import harvest, refuse_misfit
     from glossator.subjects import load_subject
 
     config = run.config
+    # A trial finds the faster number format, and may find another one on another day; a run that
+    # goes on keeps to its own.
+    kept = run.stages().get("subject", {}) if run.has_data else {}
     with run.stage("subject") as facts:
         coder = None
         if config.coder.path is not None:
@@ -51,15 +54,17 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
         subject = load_subject(
             config.subject.name,
             config.subject.hookpoint or (coder.hookpoint if coder else None),
-            dtype=config.subject.dtype,
+            dtype=kept.get("dtype", config.subject.dtype),
             progress=progress,
         )
+        if coder is not None:
+            refuse_misfit(subject, coder)
         _write_text(run.path / "tokenizer.json", subject.tokenizer_json)
         facts |= {
             "name": subject.name,
             "hookpoint": subject.hookpoint,
             "dtype": subject.dtype,
-            "dtype_reason": subject.dtype_reason,
+            "dtype_reason": kept.get("dtype_reason", subject.dtype_reason),
             "causal": subject.causal,
         }
     contexts = _corpus(run, subject, progress)
@@ -141,6 +146,8 @@ def _trained(
     training = TrainConfig(n_latents=settings.latents, k=settings.k, seed=run.config.seed, **steps)
     with run.stage("coder"):
         coder = train_coder(subject, contexts, collected, training, progress=progress)
+    if hidden is None and (run.path / "hidden.f32").is_file():
+        collected()  # An attempt that was broken off after training has left them.
     return coder, hidden
 
 

@@ -13,7 +13,15 @@ from glossator.runs import Run
 from glossator.score import Summary, summary
 from glossator.score.corpus import Mean, Share, mean_f1, share_above
 
-__all__ = ["RuleSummary", "judge_notes", "judged_summary", "missing_share", "rule_summary"]
+__all__ = [
+    "RuleSummary",
+    "is_complete",
+    "judge_notes",
+    "judged_summary",
+    "missing",
+    "missing_share",
+    "rule_summary",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +56,21 @@ def judged_summary(run: Run) -> list[Summary]:
     return summary(run.store.table("scores", "scorer <> 'corpus'"), names)
 
 
+def missing(run: Run, stage: str) -> float:
+    """The share of what was asked for in vain: explanations of `explain`, verdicts of `score`."""
+    facts = run.stages().get(stage, {})
+    share: float = facts.get("missing", 0) / max(facts.get("asked", 0), 1)
+    return share
+
+
 def missing_share(run: Run) -> float:
     """The larger of the shares of explanations and of verdicts that were asked for in vain."""
-    stages = run.stages()
-    explained, scored = stages.get("explain", {}), stages.get("score", {})
-    shares: list[float] = [
-        len(explained.get("unexplained", [])) / max(explained.get("asked", 0), 1),
-        scored.get("missing", 0) / max(scored.get("asked", 0), 1),
-    ]
-    return max(shares)
+    return max(missing(run, "explain"), missing(run, "score"))
+
+
+def is_complete(run: Run, stage: str) -> bool:
+    """Whether a stage is done and no more is missing than the settings allow."""
+    return run.done(stage) and missing(run, stage) <= run.config.max_failed
 
 
 def judge_notes(run: Run) -> list[str]:

@@ -13,14 +13,17 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow.compute as pc
 
 from glossator.errors import InputError
-from glossator.explain import Explained, explain
+from glossator.explain import Delimited, explain
 from glossator.explain.rules import RuleOptions, learn_rules
+from glossator.judges.base import TRANSIENT, run_sync
+from glossator.pipeline.results import is_complete, missing
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, LedgerEntry, Protocol, Rule
 from glossator.runs import Run
-from glossator.score import score
+from glossator.score import score, settled
 from glossator.score.corpus import score_rules
 
 if TYPE_CHECKING:
@@ -79,6 +82,22 @@ class Judging:
                 )
         return self._judge
 
+    def check(self) -> None:
+        """Refuse a judge that cannot be used before anything else is done for it.
+
+        A local one is started only when it is asked, but must be installed.
+
+        Raises:
+            InputError: what it needs is not installed.
+            JudgeError: the server is not there, or refuses the key or the model.
+        """
+        if self._run.config.judge.url == "local":
+            from glossator.judges.local import refuse_missing
+
+            refuse_missing()
+        else:
+            run_sync(self.judge.check(), self.judge, "judge.check")
+
 
 def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progress = SILENT) -> None:
     """Explain live latents by rules, and by the judge where one is configured.
@@ -88,16 +107,14 @@ def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progres
         JudgeError: the judge cannot be used; the explanations that it gave are kept.
     """
     run.require("harvest")
-    if run.done("explain"):
+    if is_complete(run, "explain"):
         return
     with run.stage("explain") as facts:
         _explain_by_rules(run, progress)
+        facts |= {"asked": 0, "missing": 0, "unexplained": [], "again": False}
         if run.config.judge.url is not None:
             with _own_or(judging, run, progress) as door:
-                explained = _explain_by_judge(run, door.judge, progress)
-            facts["unexplained"] = [[one.latent, one.reason] for one in explained.failures]
-            facts["asked"] = len(explained.failures) + len(explained.explanations)
-            facts["again"] = any(one.transient for one in explained.failures)
+                facts |= _explain_by_judge(run, door.judge, progress)
 
 
 def _explain_by_rules(run: Run, progress: Progress) -> None:
@@ -125,15 +142,11 @@ def _explain_by_rules(run: Run, progress: Progress) -> None:
         flush()
 
 
-def _explain_by_judge(run: Run, judge: Judge, progress: Progress) -> Explained:
-    explainer = "delimited"
+def _explain_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any]:
+    explainer = Delimited()
     latents = _judged_latents(run)
-    have = {
-        latent
-        for row in run.table("explanations").select(["latent", "explainer"]).to_pylist()
-        if row["explainer"] != "rules"
-        for latent in [row["latent"]]
-    }
+    run_sync(judge.check(), judge, "judge.check")  # Its name may be known only now.
+    have = set(_explained(run, explainer.name(judge.name)))
     explained = explain(
         run.index,
         [latent for latent in latents if latent not in have],
@@ -145,7 +158,12 @@ def _explain_by_judge(run: Run, judge: Judge, progress: Progress) -> Explained:
         progress=progress,
     )
     _book(run, explained.usage)
-    return explained
+    return {
+        "asked": len(latents),
+        "missing": len(explained.failures),
+        "unexplained": [[one.latent, one.reason] for one in explained.failures],
+        "again": any(one.transient for one in explained.failures),
+    }
 
 
 def score_stage(run: Run, *, judging: Judging | None = None, progress: Progress = SILENT) -> None:
@@ -156,10 +174,11 @@ def score_stage(run: Run, *, judging: Judging | None = None, progress: Progress 
         JudgeError: the judge cannot be used; the verdicts that it gave are kept.
     """
     run.require("harvest")
-    if run.done("score"):
+    if is_complete(run, "score"):
         return
     with run.stage("score") as facts:
         _score_rules(run, progress)
+        facts |= {"asked": 0, "missing": 0, "again": False}
         if run.config.judge.url is not None:
             with _own_or(judging, run, progress) as door:
                 facts |= _score_by_judge(run, door.judge, progress)
@@ -199,6 +218,12 @@ def _score_rules(run: Run, progress: Progress) -> None:
 def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any]:
     latents = set(_judged_latents(run))
     explanations = [one for one in _explanations(run) if one.latent in latents]
+    stored = run.table("verdicts")
+    skip = settled(stored)
+    if missing(run, "score") > run.config.max_failed:
+        # Too much is missing: what failed by the model's fault gets another chance, too.
+        failed = stored.filter(pc.is_valid(stored["failure"]))["prompt_id"].to_pylist()
+        skip -= set(failed)
     scored = score(
         run.index,
         explanations,
@@ -206,7 +231,8 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         text=run.text,
         seed=run.config.seed,
         sink=lambda verdicts: run.store.add("verdicts", verdicts),
-        stored=run.table("verdicts"),
+        skip=skip,
+        stored=stored,
         provenance=_provenance(run),
         progress=progress,
     )
@@ -215,7 +241,12 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
     run.store.add("scores", scored.scores)
     for entry in scored.usage:
         _book(run, entry)
-    return {"asked": scored.verdicts.num_rows, "missing": scored.missing}
+    failures = scored.verdicts["failure"].drop_null().to_pylist()
+    return {
+        "asked": scored.verdicts.num_rows,
+        "missing": scored.missing,
+        "again": any(failure.split(":")[0] in TRANSIENT for failure in failures),
+    }
 
 
 def _book(run: Run, entry: LedgerEntry) -> None:

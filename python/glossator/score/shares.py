@@ -159,9 +159,10 @@ def natural(
     alarm = generator.beta(alarms + 0.5, passes + 0.5, _DRAWS)
     found = firing_rate * recall
     false = (1 - firing_rate) * alarm
-    # With no alarm among n random windows the alarm rate may still be 2.5 / n (Jeffreys, 97.5 %).
+    # With no alarm among n random windows the alarm rate may still be 2.5 / n (Jeffreys, 97.5 %):
+    # a little more brings the lower end of the precision above one half.
     share = max(hits, 1) / max(hits + misses, 1)
-    needed = math.ceil(2.5 * (1 - firing_rate) / (firing_rate * share))
+    needed = math.ceil(3 * (1 - firing_rate) / (firing_rate * share))
     return (
         _of_draws(found / (found + false), firing_rate, needed),
         _of_draws(2 * found / (found + false + firing_rate), firing_rate, needed),

@@ -127,8 +127,12 @@ impl Shape {
                 split_seed: self.split_seed,
                 attributes: BTreeMap::from([("hookpoint".to_owned(), "h.0".to_owned())]),
             },
+            // One text over and over with few changes, so that both sides share runs of it.
             tokens: (0..n)
-                .map(|_| (word() % u64::from(self.vocabulary)) as u32)
+                .map(|p| {
+                    let changed = if chance(0.03) { word() } else { 0 };
+                    ((p % context_length) as u64 + changed) as u32 % self.vocabulary
+                })
                 .collect(),
             documents,
             mask,
@@ -199,11 +203,21 @@ impl Corpus {
 
     /// The index, built in a folder of its own.
     pub(crate) fn index(&self) -> (tempfile::TempDir, Index) {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let path = folder.path().join("index");
         self.build(&path, 3).unwrap();
         let index = Index::open(&path, false).unwrap();
         (folder, index)
+    }
+}
+
+/// A folder in memory where the machine has such a place: nothing waits for a disk.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
     }
 }
 

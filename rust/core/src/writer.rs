@@ -372,14 +372,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{corpora, files};
+    use crate::testing::{corpora, files, scratch};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
         fn bytes_do_not_depend_on_batches(corpus in corpora(), batch in 1usize..9) {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = scratch();
             let (whole, split) = (folder.path().join("whole"), folder.path().join("split"));
             corpus.build(&whole, corpus.contexts().max(1)).unwrap();
             corpus.build(&split, batch).unwrap();
@@ -390,7 +390,7 @@ mod tests {
         fn an_interrupted_build_run_again_ends_in_the_same_bytes(
             corpus in corpora(), reached in 0usize..9, batch in 1usize..4, jump: bool,
         ) {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = scratch();
             let (once, twice) = (folder.path().join("once"), folder.path().join("twice"));
             corpus.build(&once, 2).unwrap();
             {
@@ -414,7 +414,7 @@ mod tests {
 
         #[test]
         fn a_finished_index_can_be_extended(corpus in corpora(), reached in 0usize..9) {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = scratch();
             let path = folder.path().join("index");
             let mut writer = Writer::open(&path, corpus.parameters.clone()).unwrap();
             corpus.add(&mut writer, 0, reached.min(corpus.contexts())).unwrap();
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_second_writer_is_refused_until_the_first_lets_go() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let parameters = Parameters {
             n_latents: 2,
             context_length: 4,

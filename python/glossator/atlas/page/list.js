@@ -16,8 +16,8 @@ class List {
     this.grid = $("latents");
     this.body = $("rows");
     this.lowered = table.explainers.map((e) => e.text.map((text) => text?.toLowerCase() ?? ""));
-    addEventListener("scroll", () => this.draw(), { passive: true });
-    addEventListener("resize", () => this.draw());
+    addEventListener("scroll", () => this.draw(0, { moved: true }), { passive: true });
+    addEventListener("resize", () => this.draw(0, { moved: true }));
     addEventListener("beforeprint", () => this.draw(400));
     addEventListener("afterprint", () => this.draw());
   }
@@ -120,14 +120,18 @@ class List {
   }
 
   // The rows in view and some beyond, between two spacers; `print` draws the first so many instead.
-  draw(print = 0) {
+  draw(print = 0, { moved = false } = {}) {
     const height = parseFloat(getComputedStyle(this.grid).getPropertyValue("--row")) || 40;
     const top = this.body.getBoundingClientRect().top;
     const beyond = 12;
     const most = this.rows.length;
-    const first = print ? 0 : Math.max(0, Math.min(most, Math.floor(-top / height) - beyond) & ~1);
+    const first = print ? 0 : Math.max(0, Math.min(most, Math.floor(-top / height) - beyond) & ~7);
     const last = print ? Math.min(most, print)
-      : Math.max(first, Math.min(most, Math.ceil((innerHeight - top) / height) + beyond));
+      : Math.max(first, Math.min(most, (Math.ceil((innerHeight - top) / height) + beyond) | 7));
+    // A scroll that brings no new row into the margin leaves the document as it is.
+    const range = `${first} ${last} ${height}`;
+    if (moved && range === this.range) return;
+    this.range = range;
     const spacer = (n) => h("tr", { class: "spacer", "aria-hidden": "true" },
       h("td", { "--space": `${n * height}px` }));
     const drawn = [];

@@ -219,7 +219,7 @@ function examplesView(examples, pages, max, ruled) {
   return h("section", { class: "panel examples" }, h("h3", null, "Examples"),
     h("p", { class: "legend" }, h("span", null, h("i", { class: "ramp" }), `0 to ${size(max)}`),
       ruled ? h("span", null, h("span", { class: "fires" }, "underlined"), " the rule fires") : null,
-      h("span", null, h("span", { class: "side explain" }, "explain"), " ", h("span", { class: "side score" }, "score"), " the side of its document")),
+      h("span", null, h("span", { class: "side explain" }, "explain"), " or ", h("span", { class: "side score" }, "score"), ": the side of its document")),
     [...groups].map(group));
 }
 

@@ -1,0 +1,153 @@
+"""The README's table of numbers, from the files in `benches/results`.
+
+    python benches/table.py                # print it
+    python benches/table.py --write        # put it into README.md
+    python benches/table.py --record run   # note what a finished run of the demo took and found
+
+`make bench` writes `results/cpu.csv`; `--record` writes `results/demo.csv` from the run's own
+database, so that no figure is typed by hand.
+"""
+
+import argparse
+import csv
+import platform
+import sys
+from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
+OPEN, CLOSE = "<!-- numbers -->", "<!-- /numbers -->"
+COLUMNS = ("op", "shape", "metric", "value", "date", "machine", "versions")
+NOTHING = "No figures are recorded yet: `make demo` and `make bench` make them."
+
+
+def rows_of(name):
+    path = RESULTS / name
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def rate(row):
+    """A rate in its unit: 12.3 M tokens/s."""
+    value = float(row["p50"])
+    for factor, name in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
+        if value >= factor:
+            return f"{value / factor:.3g} {name}{row['unit']}"
+    return f"{value:.3g} {row['unit']}"
+
+
+def bench_lines(rows):
+    """For each operation: glossator, its fastest peer, and their ratio."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["op"], row["shape"]].append(row)
+    for (op, shape), members in groups.items():
+        ours = [row for row in members if row["implementation"].startswith("glossator")]
+        peers = [row for row in members if row["implementation"].startswith("peer")]
+        for row in ours:
+            peer = max(peers, key=lambda other: float(other["p50"]), default=None)
+            ratio = f"{float(row['ratio_to_peer']):.2f} ×" if row["ratio_to_peer"] else ""
+            beside = (
+                f"{peer['implementation'].removeprefix('peer: ')}: {rate(peer)}" if peer else ""
+            )
+            yield f"| {op} ({shape}) | {rate(row)} | {beside} | {ratio} |"
+
+
+def table():
+    """The Markdown, without a final newline."""
+    demo, bench = rows_of("demo.csv"), rows_of("cpu.csv")
+    if not demo and not bench:
+        return NOTHING
+    lines = ["| | figure | beside | ratio |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['op']} ({row['shape']}): {row['metric']} | {row['value']} | | |" for row in demo
+    ]
+    lines += bench_lines(bench)
+    lines.append("")
+    for name, rows, how in (
+        ("Demo", demo, "`make demo`"),
+        ("Others", bench, "`make bench`, medians"),
+    ):
+        if rows:
+            lines.append(
+                f"{name}: {how}; {rows[0]['machine']}; {rows[0]['versions']}; {rows[0]['date']}."
+            )
+    return "\n".join(lines)
+
+
+def machine():
+    """The processor and how many of its cores there are."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    cores = sum(line.startswith("processor") for line in lines)
+    return f"{model or platform.processor()}, {cores} cores"
+
+
+def versions():
+    """What took part in the run."""
+    names = ("glossator", "numpy", "torch", "transformers")
+    return " ".join(f"{name}={version(name)}" for name in names)
+
+
+def record(path):
+    """Note a finished run: seconds, peak memory, latents explained, mean F1."""
+    import glossator as gl
+    from glossator.pipeline import rule_summary
+
+    with gl.Run.open(path) as run:
+        stages, rules = run.stages(), rule_summary(run)
+        corpus = stages["corpus"]
+        live = run.store.table("latents", "status = 'live'").num_rows
+        n_latents = run.index.n_latents
+    seconds = sum(facts["seconds"] for facts in stages.values())
+    peak = max(facts["peak_bytes"] for facts in stages.values())
+    shared = {
+        "op": "demo",
+        "shape": f"{corpus['tokens']:,} tokens, {n_latents:,} latents",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    f1, above = rules.f1, rules.above
+    figures = {
+        "wall time, the coder's training included": f"{seconds:,.0f} s",
+        "peak memory": f"{peak / 2**30:.2f} GiB",
+        "latents explained by a rule": f"{rules.explained:,} of {live:,} live",
+        "mean F1 per window": f"{f1.value:.3f} (another latent's rule: {f1.null_value:.3f})",
+        "latents whose F1 is above 0.8 with 95 % confidence": f"{above.above:,} of {above.total:,}",
+        "tokens of language model used": "0",
+    }
+    with (RESULTS / "demo.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({**shared, "metric": k, "value": v} for k, v in figures.items())
+
+
+def write():
+    """Put the table into the README."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(f"{OPEN}\n")
+    _, closing, after = rest.partition(CLOSE)
+    if not closing:
+        sys.exit(f"README.md: no `{OPEN}` … `{CLOSE}`")
+    README.write_text(f"{before}{OPEN}\n{table()}\n{CLOSE}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--record", metavar="RUN", help="note the figures of a finished run")
+    asked = parser.parse_args()
+    if asked.record:
+        RESULTS.mkdir(exist_ok=True)
+        record(asked.record)
+    if asked.write:
+        write()
+    if not asked.record and not asked.write:
+        print(table())

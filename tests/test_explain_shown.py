@@ -1,0 +1,191 @@
+"""What a language model is shown: every mark is a mark, every sign of the text is told from ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from glossator.index import NO_DOCUMENT, Index, IndexWriter
+from glossator.sampling import ExplainPlan, SamplingPlan
+from glossator.score.fuzzing import fuzzing_items, right_marks, silent_signs
+from glossator.score.questions import Window
+from glossator.shown import Shown, example_rows, show
+from glossator.text import TokenText
+
+HIDDEN = {"⏎": "\n", "␍": "\r"}
+
+
+def parsed(line: str) -> tuple[str, list[bool], list[int]]:
+    """The text, which of its characters are marked, and where documents begin."""
+    text, marked, starts, inside, at = "", [], [], False, 0
+    while at < len(line):
+        if line[at] == "\\" and line[at + 1 : at + 2] in tuple("\\<>¶⏎␍"):
+            character, at = line[at + 1], at + 2
+        elif not inside and line.startswith("<<", at):
+            inside, at = True, at + 2
+            continue
+        elif inside and line.startswith(">>", at):
+            inside, at = False, at + 2
+            continue
+        elif line[at] == "¶":
+            starts.append(len(text))
+            at += 1
+            continue
+        else:
+            character, at = HIDDEN.get(line[at], line[at]), at + 1
+        text += character
+        marked.append(inside)
+    assert not inside
+    return text, marked, starts
+
+
+def plain(pieces, starts=()):
+    n = len(pieces)
+    return Shown(tuple(pieces), tuple(range(n)), tuple(i in starts for i in range(n)), (True,) * n)
+
+
+pieces = st.lists(st.text("a <>\\¶⏎␍\n\r", min_size=1, max_size=4), min_size=1, max_size=12)
+
+
+@given(pieces, st.data())
+def test_text_marks_and_document_starts_can_be_read_back_from_the_line(texts, data):
+    places = st.sets(st.integers(0, len(texts) - 1))
+    marks, starts = data.draw(places), data.draw(places)
+    line = plain(texts, starts).render(marks)
+    assert "\n" not in line
+    assert "\r" not in line
+    text, marked, begun = parsed(line)
+    assert text == "".join(texts)
+    offsets = np.cumsum([0, *map(len, texts)])
+    assert begun == sorted(offsets[i] for i in starts)
+    for number, piece in enumerate(texts):
+        for place, character in enumerate(piece):
+            seen = marked[offsets[number] + place]
+            if number not in marks:
+                assert not seen
+            elif piece.strip(" ") and character != " ":
+                assert seen
+
+
+def test_runs_join_spaces_stand_outside_and_documents_break_runs():
+    shown = plain([" he", " was", " over", " the", " moon", "\n", " Next"], starts=(6,))
+    assert shown.render((2, 3, 4)) == " he was <<over the moon>>⏎¶ Next"
+    assert shown.render((4, 5, 6)) == " he was over the <<moon⏎>>¶ <<Next>>"
+    assert shown.render(()) == " he was over the moon⏎¶ Next"
+
+
+def test_delimiters_in_the_text_are_escaped():
+    assert plain(["a", "<<", "b", ">>"]).render() == "a\\<\\<b\\>\\>"
+    assert plain(["<", "x", ">"]).render((0, 2)) == "<<\\<>>x<<\\>>>"
+    assert plain(["a < b > c"]).render() == "a < b > c"
+    assert plain(["C:\\dir", "\\", "<<"]).render() == "C:\\dir\\\\\\<\\<"
+
+
+def test_a_character_of_several_tokens_is_marked_whole():
+    shown = Shown((" ", "😀", "", "", "!"), (0, 1, 1, 1, 4), (False,) * 5, (True,) * 5)
+    assert shown.whole([2]) == (1, 2, 3)
+    assert shown.render([3]) == " <<😀>>!"
+
+
+def byte_index(path, texts, active, *, length=16, window=8):
+    """Byte-level tokens, one byte each, a text a context; latent 0 is active at `active`."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokens = np.zeros((len(texts), length), np.int64)
+    documents = np.full((len(texts), length), NO_DOCUMENT, np.uint64)
+    for row, text in enumerate(texts):
+        ids = tokenizer.encode(text).ids
+        assert len(ids) <= length
+        tokens[row, : len(ids)] = ids
+        documents[row, : len(ids)] = row
+    rows, offsets = map(np.array, zip(*active, strict=True))
+    with IndexWriter(path, n_latents=1, context_length=length, window=window) as writer:
+        writer.add_coo(
+            tokens,
+            rows,
+            offsets,
+            np.zeros(len(rows), int),
+            np.ones(len(rows), np.float32),
+            documents,
+            documents != np.uint64(NO_DOCUMENT),
+        )
+    return Index.open(path), TokenText(tokenizer)
+
+
+def test_characters_at_the_edge_of_a_window_are_whole_and_padding_is_not_shown(tmp_path):
+    texts = [f"{'x' * 6}東京 no {i}" for i in range(20)]  # 東 takes bytes 6 to 8: over the edge
+    active = [(row, offset) for row in range(20) for offset in (6, 9)]
+    index, text = byte_index(tmp_path / "index", texts, active)
+    plan = SamplingPlan(explain=ExplainPlan(n=40), per_decile=2)
+    examples = index.sample([0], plan)
+    rows = example_rows(examples, index, text, "hook").to_pylist()
+    assert len(rows) > 20
+    for row in rows:
+        assert "\ufffd" not in row["text"]
+        number = row["context"]
+        if row["start"] == 0:
+            assert row["text"] == "xxxxxx東"
+        else:
+            assert row["text"] == "東京 no " + str(number)[0:1]
+    assert len({row["example_id"] for row in rows}) == len(rows)
+    for shown, activations in zip(show(examples, index, text), examples.activations, strict=True):
+        line = shown.render(np.flatnonzero(activations).tolist())
+        assert "<<東>>" in line or "<<京>>" in line
+
+
+def window(activations, *, live=None, heads=None, pieces=None, example_id="w", decile=1):
+    n = len(activations)
+    shown = Shown(
+        tuple(pieces or [f" t{i}" for i in range(n)]),
+        tuple(heads or range(n)),
+        (False,) * n,
+        tuple(live or [True] * n),
+    )
+    return Window(example_id, decile, shown, np.array(activations, np.float32))
+
+
+def test_wrong_marks_stand_where_the_latent_is_exactly_silent():
+    one = window([0, 1e-8, 1, 0, 0.2, 0], live=[False, True, True, True, True, True])
+    assert silent_signs(one) == [3, 5]
+    assert right_marks(one, 0.1) == (2, 4)
+    split = window([0, 0, 1, 0], heads=[0, 1, 1, 3], pieces=["a", "é", "", "b"])
+    assert silent_signs(split) == [0, 3]
+    assert right_marks(split, 0.3) == (1, 2)
+
+
+@given(st.integers(0, 2**32), st.integers(4, 12))
+def test_fuzzing_marks_the_first_rightly_and_the_next_wrongly_with_the_average_count(seed, n):
+    rng = np.random.default_rng(seed)
+    windows = []
+    for number in range(70):
+        values = rng.random(32) * (np.arange(32) < rng.integers(1, n)) + 0.0
+        values[0] = 2.0
+        windows.append(window(values, example_id=f"w{number}", decile=1 + number // 7))
+    items, left_out = fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=(seed,))
+    assert left_out == 0
+    assert [item.truth for item in items] == ([True] * 5 + [False] * 2) * 10
+    counts = [len(right_marks(w, 0.3)) for w in windows]
+    for item, w in zip(items, windows, strict=True):
+        if item.truth:
+            assert item.marks == right_marks(w, 0.3)
+        else:
+            assert len(item.marks) == max(1, round(np.mean(counts)))
+            assert all(w.activations[mark] == 0 for mark in item.marks)
+    again, _ = fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=(seed,))
+    assert items == again
+
+
+def test_windows_with_too_few_silent_tokens_are_left_out_and_counted():
+    full = [window([1] * 8, example_id=f"w{i}", decile=1) for i in range(7)]
+    items, left_out = fuzzing_items(full, right=5, wrong=2, threshold=0.3, key=())
+    assert (len(items), left_out) == (5, 2)
+
+
+@pytest.mark.parametrize("windows", [[], [window([0, 0], decile=0)]])
+def test_without_activating_windows_there_is_nothing_to_fuzz(windows):
+    assert fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=()) == ([], 0)
