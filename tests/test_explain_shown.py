@@ -1,4 +1,4 @@
-"""What a language model is shown: every mark is a mark, every sign of the text is told from ours."""
+"""What a language model is shown: every mark is a mark, signs of the text are told from ours."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def byte_index(path, texts, active, *, length=16, window=8):
 
 
 def test_characters_at_the_edge_of_a_window_are_whole_and_padding_is_not_shown(tmp_path):
-    texts = [f"{'x' * 6}東京 no {i}" for i in range(20)]  # 東 takes bytes 6 to 8: over the edge
+    texts = [f"{'x' * 6}東京 n{i % 10}" for i in range(20)]  # 東 takes bytes 6 to 8: over the edge
     active = [(row, offset) for row in range(20) for offset in (6, 9)]
     index, text = byte_index(tmp_path / "index", texts, active)
     plan = SamplingPlan(explain=ExplainPlan(n=40), per_decile=2)
@@ -131,7 +131,7 @@ def test_characters_at_the_edge_of_a_window_are_whole_and_padding_is_not_shown(t
         if row["start"] == 0:
             assert row["text"] == "xxxxxx東"
         else:
-            assert row["text"] == "東京 no " + str(number)[0:1]
+            assert row["text"] == f"東京 n{number % 10}"
     assert len({row["example_id"] for row in rows}) == len(rows)
     for shown, activations in zip(show(examples, index, text), examples.activations, strict=True):
         line = shown.render(np.flatnonzero(activations).tolist())

@@ -396,7 +396,7 @@ def main(arguments: list[str] | None = None) -> int:
         missing than allowed; 130 interrupted. A traceback is a bug.
     """
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="glossator", standalone_mode=False)
     except GlossatorError as error:
         print(f"glossator: {error}", file=sys.stderr)
         return EXIT_INPUT

@@ -25,7 +25,9 @@ def main(command: list[str]) -> int:
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: the interpreter cannot end while a thread holds its buffer.
+        while os.read(0, 1024):
+            pass
         _signal(server.pid, signal.SIGTERM)
         try:
             server.wait(_GRACE_SECONDS)

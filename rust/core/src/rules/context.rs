@@ -29,7 +29,8 @@ pub(super) enum Clause {
 }
 
 impl Learner {
-    /// `rule` with a clause added, for each reach at which one was found.
+    /// `rule` with the best clause added, at the reach that serves it best (the first of equals);
+    /// `None` where no token pays.
     pub(super) fn with_clause(
         &self,
         scratch: &mut Scratch,
@@ -38,13 +39,13 @@ impl Learner {
         rule: &Rule,
         clause: Clause,
         reaches: &[Reach],
-    ) -> Vec<(Reach, Rule)> {
+    ) -> Option<(Reach, Rule)> {
         let corpus = &*self.layout.corpus;
         let mut sample = self
             .layout
             .gather(scratch, active, &rule.tokens, part, BUDGET);
         sample.keep_firing(corpus, &mut scratch.marks, rule);
-        let mut found = Vec::new();
+        let mut best: Option<(f64, Reach, Vec<u32>)> = None;
         for ahead in [false, true] {
             let mine: Vec<Reach> = reaches
                 .iter()
@@ -54,29 +55,31 @@ impl Learner {
             if mine.is_empty() {
                 continue;
             }
-            for (reach, tokens) in self.context(scratch, &sample, clause, ahead, &mine) {
-                let near = Near {
-                    tokens,
-                    before: reach.before,
-                    after: reach.after,
-                };
-                let mut longer = rule.clone();
-                match clause {
-                    Clause::Require => {
-                        longer.require = Some(near);
-                        longer.tokens = self.subjects(scratch, active, part, &longer);
-                    }
-                    Clause::Exclude => longer.exclude = Some(near),
-                }
-                if !longer.tokens.is_empty() {
-                    found.push((reach, longer));
+            for one in self.context(scratch, &sample, clause, ahead, &mine) {
+                if best.as_ref().is_none_or(|old| one.0 > old.0) {
+                    best = Some(one);
                 }
             }
         }
-        found
+        let (_, reach, tokens) = best?;
+        let near = Near {
+            tokens,
+            before: reach.before,
+            after: reach.after,
+        };
+        let mut longer = rule.clone();
+        match clause {
+            Clause::Require => {
+                longer.require = Some(near);
+                longer.tokens = self.subjects(scratch, active, part, &longer);
+            }
+            Clause::Exclude => longer.exclude = Some(near),
+        }
+        (!longer.tokens.is_empty()).then_some((reach, longer))
     }
 
-    /// The best context tokens at each of `reaches`, all before or all ahead of the places.
+    /// The best context tokens at each of `reaches`, all before or all ahead of the places, with the
+    /// F1 that they reach.
     fn context(
         &self,
         scratch: &mut Scratch,
@@ -84,7 +87,7 @@ impl Learner {
         clause: Clause,
         ahead: bool,
         reaches: &[Reach],
-    ) -> Vec<(Reach, Vec<u32>)> {
+    ) -> Vec<(f64, Reach, Vec<u32>)> {
         let lengths: Vec<u32> = reaches
             .iter()
             .map(|reach| reach.before.max(reach.after))
@@ -120,9 +123,10 @@ impl Learner {
                 })
                 .filter(|item| !item.units.is_empty())
                 .collect();
-            let (chosen, _) = cover(&items, &values, &aim);
+            let (chosen, reached) = cover(&items, &values, &aim);
             if !chosen.is_empty() {
-                found.push((reach, chosen.into_iter().map(|i| items[i].token).collect()));
+                let tokens = chosen.into_iter().map(|i| items[i].token).collect();
+                found.push((reached, reach, tokens));
             }
         }
         found

@@ -117,58 +117,37 @@ impl Learner {
             return shape;
         }
         let wide = plain(self.wide(scratch, &fit, FIT));
-        let mut longer = Vec::new();
+        let reaches = self.reaches();
+        let mut best: Option<(f64, Shape, Rule)> = None;
         for (is_wide, start) in [(false, &narrow), (true, &wide)] {
-            if !is_wide || start != &narrow {
-                let clause = Clause::Require;
-                let found = self.with_clause(scratch, &fit, FIT, start, clause, &self.reaches());
-                longer.extend(
-                    found
-                        .into_iter()
-                        .map(|(reach, rule)| (is_wide, reach, rule)),
-                );
-            }
-        }
-        if let Some((wide, reach, longer)) = self.best_of(scratch, &fit, longer) {
-            let reached = self.f1(scratch, &select, SELECT, &longer);
-            if reached >= score + self.options.min_gain {
-                shape = Shape {
-                    wide,
+            let clause = Clause::Require;
+            let found = self.with_clause(scratch, &fit, FIT, start, clause, &reaches);
+            let Some((reach, longer)) = found else {
+                continue;
+            };
+            let reached = self.f1(scratch, &fit, FIT, &longer);
+            if best.as_ref().is_none_or(|(old, ..)| reached > *old) {
+                let shape = Shape {
+                    wide: is_wide,
                     require: Some(reach),
                     exclude: None,
                 };
-                (rule, score) = (longer, reached);
+                best = Some((reached, shape, longer));
             }
         }
-        let clause = Clause::Exclude;
-        let found = self.with_clause(scratch, &fit, FIT, &rule, clause, &self.reaches());
-        let longer = found
-            .into_iter()
-            .map(|(reach, rule)| (shape.wide, reach, rule))
-            .collect();
-        if let Some((_, reach, longer)) = self.best_of(scratch, &fit, longer)
+        if let Some((_, longer_shape, longer)) = best {
+            let reached = self.f1(scratch, &select, SELECT, &longer);
+            if reached >= score + self.options.min_gain {
+                (shape, rule, score) = (longer_shape, longer, reached);
+            }
+        }
+        let found = self.with_clause(scratch, &fit, FIT, &rule, Clause::Exclude, &reaches);
+        if let Some((reach, longer)) = found
             && self.f1(scratch, &select, SELECT, &longer) >= score + self.options.min_gain
         {
             shape.exclude = Some(reach);
         }
         shape
-    }
-
-    /// The rule of the largest F1 on the fitted part, the first of equals.
-    fn best_of(
-        &self,
-        scratch: &mut Scratch,
-        fit: &Active,
-        rules: Vec<(bool, Reach, Rule)>,
-    ) -> Option<(bool, Reach, Rule)> {
-        let mut best: Option<(f64, (bool, Reach, Rule))> = None;
-        for one in rules {
-            let reached = self.f1(scratch, fit, FIT, &one.2);
-            if best.as_ref().is_none_or(|(old, _)| reached > *old) {
-                best = Some((reached, one));
-            }
-        }
-        best.map(|(_, one)| one)
     }
 
     /// The rule of a given shape.
@@ -184,8 +163,8 @@ impl Learner {
             (Clause::Exclude, shape.exclude),
         ] {
             if let Some(reach) = reach {
-                let longer = self.with_clause(scratch, active, part, &rule, clause, &[reach]);
-                rule = longer.into_iter().next().map_or(rule, |(_, longer)| longer);
+                let found = self.with_clause(scratch, active, part, &rule, clause, &[reach]);
+                rule = found.map_or(rule, |(_, longer)| longer);
             }
         }
         rule
