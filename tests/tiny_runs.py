@@ -23,6 +23,7 @@ import re
 import resource
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -211,6 +212,22 @@ class Started:
         """Standard error so far."""
         return (self._into / "err").read_text()
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Let so much time pass, less if it ends before."""
+        self._process.join(seconds)
+
+    def wait_for(self, said: re.Pattern[str], seconds: float = 120.0) -> None:
+        """Wait until a line of standard error matches.
+
+        Raises:
+            AssertionError: it ended, or did not say so in time.
+        """
+        end = time.monotonic() + seconds
+        while not any(said.search(line) for line in self.err.splitlines()):
+            assert self.running, self.err
+            assert time.monotonic() < end, self.err
+            time.sleep(0.002)
+
     def wait(self, seconds: float = 120.0) -> Done:
         """What it left behind once it has ended.
 
@@ -320,7 +337,8 @@ def _save_subject(folder: Path, ids: dict[str, int]) -> torch.nn.Module:
     )
     model = transformers.LlamaForCausalLM(config)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(20.0)
+        words = model.get_input_embeddings().weight
+        words.copy_(14.0 * torch.nn.functional.normalize(words, dim=1))
     logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[unk]"))

@@ -283,7 +283,7 @@ def _sweep(path: Path) -> None:
     """Remove what a killed process was writing under names of no meaning."""
     for left in path.glob(".contexts.*"):
         shutil.rmtree(left)
-    for left in (*path.glob("*.tmp"), *path.glob(".*.tmp")):
+    for left in path.glob("*.tmp"):
         left.unlink()
 
 

@@ -21,7 +21,7 @@ from glossator.triage import triage
 
 if TYPE_CHECKING:
     from glossator.coders import SparseCoder
-    from glossator.corpus import StoredContexts
+    from glossator.corpus import Corpus, StoredContexts
     from glossator.subjects import Subject
 
 __all__ = ["harvest_stage"]
@@ -44,6 +44,7 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     from glossator.subjects import load_subject
 
     config = run.config
+    corpus = None if (run.path / "contexts").is_dir() else _opened(run)
     # A trial finds the faster number format, and may find another one on another day; a run that
     # goes on keeps to its own.
     kept = run.stages().get("subject", {}) if run.has_data else {}
@@ -67,7 +68,7 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             "dtype_reason": kept.get("dtype_reason", subject.dtype_reason),
             "causal": subject.causal,
         }
-    contexts = _corpus(run, subject, progress)
+    contexts = _contexts(run, corpus, subject, progress)
     hidden = None
     if coder is None:
         coder, hidden = _trained(run, subject, contexts, progress)
@@ -97,16 +98,25 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     return run.index
 
 
-def _corpus(run: Run, subject: Subject, progress: Progress) -> StoredContexts:
-    from glossator.corpus import open_contexts, open_corpus, pack
+def _opened(run: Run) -> Corpus:
+    """The corpus, before the subject is loaded: a file that is not there is named at once."""
+    from glossator.corpus import open_corpus
+
+    source = run.config.corpus.source
+    column = run.config.corpus.column
+    return open_corpus(source[0] if len(source) == 1 else source, column=column)
+
+
+def _contexts(
+    run: Run, corpus: Corpus | None, subject: Subject, progress: Progress
+) -> StoredContexts:
+    from glossator.corpus import open_contexts, pack
 
     folder, config = run.path / "contexts", run.config.corpus
     with run.stage("corpus") as facts:
-        if folder.is_dir():
+        if corpus is None:
             contexts = open_contexts(folder)
         else:
-            source = config.source
-            corpus = open_corpus(source[0] if len(source) == 1 else source, column=config.column)
             contexts = pack(
                 corpus,
                 subject.tokenizer,

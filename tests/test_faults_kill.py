@@ -1,0 +1,240 @@
+"""A run that is killed, interrupted, shut out or out of room: one line, and nothing done is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from glossator.records import TABLES
+from glossator.runs import Run
+from judge_servers import ChatServer
+from tiny_runs import command, knowing, started
+
+KILLS = 10
+
+
+def bytes_of(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def result_of(folder):
+    """All that a run amounts to; the ledger counts attempts, so it is no part of it."""
+    with Run.open(folder) as run:
+        tables = {name: run.table(name) for name in TABLES if name != "ledger"}
+    names = ("index", "contexts")
+    return (
+        {name: bytes_of(folder / name) for name in names},
+        tables,
+        (folder / "atlas.html").read_bytes(),
+    )
+
+
+def assert_same(one, other):
+    for left, right in zip(result_of(one), result_of(other), strict=True):
+        if isinstance(left, dict):
+            assert left.keys() == right.keys()
+            for name in left:
+                assert left[name] == right[name], name
+        else:
+            assert left == right
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ChatServer(knowing(0.9, 0.8)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def settings(world, server, tmp_path_factory):
+    """Every stage that there is: a coder that is trained, rules, a judge."""
+    return world.settings(
+        tmp_path_factory.mktemp("settings") / "run.toml",
+        trained=True,
+        judge={"url": server.url, "max_latents": 2},
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings, tmp_path_factory):
+    """A run that nothing befell, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    begun = time.monotonic()
+    environment = {"GLOSSATOR_CACHE": str(folder / "cache")}
+    with started(
+        "run", settings, "--out", folder / "run", into=folder, environment=environment
+    ) as process:
+        done = process.wait()
+    assert done.code == 0, done.err
+    assert done.stages == [
+        *("corpus", "forward", "train", "harvest", "rules", "explain", "score", "atlas")
+    ]
+    return folder / "run", time.monotonic() - begun
+
+
+def test_a_run_killed_at_any_instant_ends_in_the_same_bytes_and_rows(
+    settings, undisturbed, tmp_path
+):
+    whole, seconds = undisturbed
+    draw = random.Random(7)
+    environment = {"GLOSSATOR_CACHE": str(tmp_path / "cache")}
+    out = tmp_path / "run"
+    kills = 0
+    for attempt in range(4 * KILLS):
+        with started(
+            "run", settings, "--out", out, into=tmp_path, environment=environment
+        ) as process:
+            process.wait_at_most(draw.uniform(0.0, seconds))
+            if process.running:
+                process.kill()
+                kills += 1
+            else:
+                assert process.wait().code == 0, process.err
+                assert_same(out, whole)
+                out = tmp_path / f"run{attempt}"
+        if kills == KILLS:
+            break
+    with started("run", settings, "--out", out, into=tmp_path, environment=environment) as process:
+        done = process.wait()
+    assert done.code == 0, done.err
+    assert_same(out, whole)
+    assert not [path for path in out.rglob("*") if path.name.endswith((".tmp", ".partial"))]
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("stage", ["forward", "train", "harvest", "score"])
+def test_an_interrupt_is_one_line_and_code_130_and_the_run_goes_on(
+    stage, settings, undisturbed, tmp_path
+):
+    whole, _ = undisturbed
+    environment = {"GLOSSATOR_CACHE": str(tmp_path / "cache")}
+    arguments = ("run", settings, "--out", tmp_path / "run")
+    before = {"forward": "corpus", "train": "forward", "harvest": "train", "score": "explain"}[
+        stage
+    ]
+    said = re.compile(rf'"stage": "{before}".*"finished": true')
+    with started(*arguments, into=tmp_path, environment=environment) as process:
+        process.wait_for(said)
+        process.signal(signal.SIGINT)
+        done = process.wait()
+    assert done.code == 130, done.err
+    assert done.error == "interrupted; run the same command again to go on"
+    with started(*arguments, into=tmp_path, environment=environment) as process:
+        done = process.wait()
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", whole)
+
+
+def test_a_second_process_is_refused_and_the_first_goes_on(settings, undisturbed, tmp_path):
+    whole, _ = undisturbed
+    environment = {"GLOSSATOR_CACHE": str(tmp_path / "cache")}
+    out = tmp_path / "run"
+    with started("run", settings, "--out", out, into=tmp_path, environment=environment) as process:
+        process.wait_for(re.compile('"stage": "corpus"'))
+        process.signal(signal.SIGSTOP)
+        for arguments in (("run", settings, "--out", out), ("explain", out), ("atlas", out)):
+            done = command(*arguments)
+            assert done.code == 2
+            assert done.error == (
+                f"{out}: another process is writing to this run; "
+                "wait for it or choose another directory"
+            )
+            assert done.err.count("\n") == 1
+        assert command("inspect", out).code == 0
+        process.signal(signal.SIGCONT)
+        done = process.wait()
+    assert done.code == 0, done.err
+    assert_same(out, whole)
+
+
+def test_a_full_disk_is_one_line_wherever_it_strikes_and_the_run_goes_on(
+    settings, undisturbed, tmp_path
+):
+    # No file may grow beyond a limit: writing fails as on a full disk, later each time.
+    whole, _ = undisturbed
+    environment = {"GLOSSATOR_CACHE": str(tmp_path / "cache")}
+    arguments = ("run", settings, "--out", tmp_path / "run")
+    sizes = sorted(path.stat().st_size for path in whole.rglob("*") if path.is_file())
+    hidden = 4 * 48 * 18_048
+    limits = [0, 2_000, 40_000, 60_000, 100_000, 140_000, 200_000, 400_000, hidden - 1]
+    struck = set()
+    for limit in limits:
+        with started(
+            *arguments, into=tmp_path, environment=environment, file_size=limit
+        ) as process:
+            done = process.wait()
+        assert done.code == 2, (limit, done.err)
+        assert re.search("too large|full|I/O error|written|opened", done.error), done.error
+        struck.add(re.sub(r"\W.*", "", done.error.rpartition("/")[2]))
+    assert max(sizes) < hidden
+    assert len(struck) >= 4, struck
+    with started(*arguments, into=tmp_path, environment=environment) as process:
+        done = process.wait()
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("name", ["run", "index", "atlas"])
+def test_a_full_disk_while_finished_parts_are_there_spoils_none(name, undisturbed, tmp_path):
+    whole, _ = undisturbed
+    limit = {"run": 0, "index": 4_096, "atlas": 100_000}[name]
+    before = bytes_of(whole / "index"), (whole / "atlas.html").read_bytes()
+    with started(
+        "export", "tables", whole, tmp_path / "tables", into=tmp_path, file_size=limit
+    ) as process:
+        done = process.wait()
+    if done.code:
+        assert done.code == 2
+        assert "cannot be written (File too large)" in done.error
+        assert not [path for path in (tmp_path / "tables").glob(".*")]
+    assert (bytes_of(whole / "index"), (whole / "atlas.html").read_bytes()) == before
+
+
+@pytest.mark.parametrize("line", [True, False])
+def test_a_document_longer_than_memory_is_read_in_pieces(line, world, tmp_path):
+    draw = random.Random(0)
+    words = " ".join(f"word{draw.randrange(200)}" for _ in range(2_000)) + (" " if line else "")
+    text = tmp_path / "long.txt"
+    with text.open("w") as file:
+        written = 0
+        while written < 50_000_000:
+            file.write(words if line else words + "\n")
+            written += len(words)
+    short = tmp_path / "short.txt"
+    short.write_text(words * 40)
+    arguments = ["--subject", world.subject, "--hookpoint", "model.layers.0"]
+    peaks = {}
+    for source in (short, text):
+        out = tmp_path / source.stem
+        with started(
+            *("harvest", *arguments, "--coder", world.coder),
+            *("--corpus", source, "--tokens", "20000", "--out", out),
+            into=tmp_path,
+        ) as process:
+            done = process.wait()
+        # No latent of the coder stands for these words; the corpus was read and packed before.
+        assert done.code == 2
+        assert "no latent of coder" in done.error
+        with Run.open(out) as run:
+            facts = run.stages()["corpus"]
+        assert 15_000 < facts["tokens"] <= 20_000
+        peaks[source.stem] = facts["peak_bytes"]
+    assert peaks["long"] - peaks["short"] < 64 * 2**20
+
+
+def test_a_folder_that_cannot_be_made_is_named():
+    for out in (Path("/proc/none/run"), Path("/dev/null/run"), Path("/" + "x" * 300)):
+        done = command("demo", "--out", out)
+        assert done.code == 2
+        assert str(out)[:200] in done.error
+        assert not os.path.lexists("/" + "x" * 300)
