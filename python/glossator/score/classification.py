@@ -214,6 +214,8 @@ def scores_from(
         for column in needed:
             if column not in table.column_names:
                 raise InputError(f"table `{name}`: column `{column}` is missing")
+    # Answers arrive in any order; sums of floats are the same in one order alone.
+    verdicts = verdicts.sort_by([("prompt_id", "ascending"), ("example_id", "ascending")])
     deciles = dict(
         zip(examples["example_id"].to_pylist(), examples["decile"].to_pylist(), strict=True)
     )

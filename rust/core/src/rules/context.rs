@@ -6,9 +6,11 @@ use super::learn::Learner;
 use super::subjects::window_values;
 use super::{Corpus, Near, Rule};
 
-/// Documents' worth of contrary evidence charged to every token of a clause: twice what a token of
+/// Documents' worth of contrary evidence charged to every token of a clause: more than a token of
 /// the rule itself is charged, as any token of the language may stand near by chance.
 const CAUTION: f64 = 4.0;
+/// What a single token of a clause must add to F1.
+const LEAST: f64 = 0.002;
 /// Places looked at.
 const BUDGET: usize = 1 << 14;
 /// Context tokens that enter the choice, per reach and level of F1.
@@ -137,6 +139,7 @@ impl Learner {
     fn context_units(&self, sample: &Sample, clause: Clause) -> (Vec<u32>, Vec<Value>, Aim) {
         let mut aim = Aim {
             caution: CAUTION,
+            least: LEAST,
             limit: self.options.max_context_tokens,
             ..self.subject_aim(sample)
         };

@@ -42,7 +42,7 @@ impl Default for Options {
 /// Active windows that a part needs before a clause is tried on it.
 const ENOUGH: usize = 8;
 /// Places looked at to compare two rules.
-const TEST_BUDGET: usize = 1 << 17;
+const TEST_BUDGET: usize = 1 << 16;
 
 ///
 /// Building it costs a few passes over the explain side and about 5 bytes a token.
@@ -110,13 +110,14 @@ impl Learner {
         if fit.ranks.len() < ENOUGH || select.ranks.len() < ENOUGH {
             return shape;
         }
-        let narrow = plain(self.narrow(scratch, &fit, FIT));
+        let candidates = self.candidates(scratch, &fit, FIT);
+        let narrow = plain(self.narrow(scratch, &fit, FIT, &candidates));
         let mut score = self.f1(scratch, &select, SELECT, &narrow);
         let mut rule = narrow.clone();
         if 1.0 - score < self.options.min_gain {
             return shape;
         }
-        let wide = plain(self.wide(scratch, &fit, FIT));
+        let wide = plain(self.wide(&fit, candidates));
         let reaches = self.reaches();
         let mut best: Option<(f64, Shape, Rule)> = None;
         for (is_wide, start) in [(false, &narrow), (true, &wide)] {
@@ -152,10 +153,11 @@ impl Learner {
 
     /// The rule of a given shape.
     fn fit(&self, scratch: &mut Scratch, active: &Active, part: u8, shape: Shape) -> Rule {
+        let candidates = self.candidates(scratch, active, part);
         let tokens = if shape.wide {
-            self.wide(scratch, active, part)
+            self.wide(active, candidates)
         } else {
-            self.narrow(scratch, active, part)
+            self.narrow(scratch, active, part, &candidates)
         };
         let mut rule = plain(tokens);
         for (clause, reach) in [

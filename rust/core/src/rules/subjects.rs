@@ -6,16 +6,16 @@ use super::gather::{Active, Sample, Scratch};
 use super::learn::{Learner, plain};
 
 /// Documents' worth of contrary evidence charged to every token of a rule.
-const CAUTION: f64 = 2.0;
+const CAUTION: f64 = 1.0;
 /// What a single token must add to F1.
-const LEAST: f64 = 0.002;
+const LEAST: f64 = 0.001;
 /// The share of a latent's activity that the widest token set covers.
 const WIDE: f64 = 0.95;
 /// Places looked at.
-const BUDGET: usize = 1 << 18;
+const BUDGET: usize = 1 << 16;
 
 #[derive(Clone, Copy, Debug)]
-struct Candidate {
+pub(super) struct Candidate {
     token: u32,
     /// Tokens of this kind on which the latent is active.
     active: u32,
@@ -23,10 +23,41 @@ struct Candidate {
     windows: u32,
 }
 
+/// What a token predicts by itself.
+#[derive(Clone, Copy, Debug)]
+struct Alone {
+    token: u32,
+    /// Windows in which the latent is active.
+    right: f64,
+    /// All its windows, and those that caution charges.
+    charged: f64,
+}
+
+/// The tokens of the largest `2 right − f charged` above 0, the largest first.
+fn best_alone(alone: &[Alone], f: f64, limit: usize) -> Vec<Alone> {
+    let gain = |one: &Alone| 2.0 * one.right - f * one.charged;
+    let first = |a: &Alone, b: &Alone| gain(b).total_cmp(&gain(a)).then(a.token.cmp(&b.token));
+    let mut best: Vec<Alone> = alone
+        .iter()
+        .copied()
+        .filter(|one| gain(one) > 0.0)
+        .collect();
+    if best.len() > limit {
+        best.select_nth_unstable_by(limit, first);
+        best.truncate(limit);
+    }
+    best.sort_unstable_by(first);
+    best
+}
+
 impl Learner {
-    /// Tokens on which the latent is active: `(token, active tokens, active windows)`, where the
-    /// latent is active more often than on tokens at large.
-    fn candidates(&self, scratch: &mut Scratch, active: &Active, part: u8) -> Vec<Candidate> {
+    /// The tokens on which the latent is active, and more often than on tokens at large.
+    pub(super) fn candidates(
+        &self,
+        scratch: &mut Scratch,
+        active: &Active,
+        part: u8,
+    ) -> Vec<Candidate> {
         let corpus = &*self.layout.corpus;
         let mut found: Vec<Candidate> = Vec::new();
         for &t in &active.positions {
@@ -67,44 +98,42 @@ impl Learner {
     }
 
     /// The token set of the best F1.
-    pub(super) fn narrow(&self, scratch: &mut Scratch, active: &Active, part: u8) -> Vec<u32> {
+    pub(super) fn narrow(
+        &self,
+        scratch: &mut Scratch,
+        active: &Active,
+        part: u8,
+        candidates: &[Candidate],
+    ) -> Vec<u32> {
         let limit = self.options.max_tokens;
-        let candidates = self.candidates(scratch, active, part);
         let actual = active.ranks.len() as f64;
-        // As if no two tokens shared a window: (right, charged) of each.
-        let alone: Vec<(f64, f64, u32)> = candidates
+        // As if no two tokens shared a window.
+        let alone: Vec<Alone> = candidates
             .iter()
             .map(|candidate| {
                 let often = self.layout.frequency(candidate.token, part);
                 let windows = f64::from(often.windows);
-                let charged = windows * (1.0 + CAUTION / f64::from(often.documents.max(1)));
-                (f64::from(candidate.windows), charged, candidate.token)
+                Alone {
+                    token: candidate.token,
+                    right: f64::from(candidate.windows),
+                    charged: windows * (1.0 + CAUTION / f64::from(often.documents.max(1))),
+                }
             })
             .collect();
-        let best_at = |f: f64, limit: usize| {
-            let mut best: Vec<_> = alone
-                .iter()
-                .map(|&(right, charged, token)| (2.0 * right - f * charged, right, charged, token))
-                .filter(|one| one.0 > 0.0)
-                .collect();
-            best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.3.cmp(&b.3)));
-            best.truncate(limit);
-            best
-        };
         let mut f = 0.0;
         for _ in 0..32 {
-            let chosen = best_at(f, limit);
-            let right: f64 = chosen.iter().map(|one| one.1).sum();
-            let charged: f64 = chosen.iter().map(|one| one.2).sum();
+            let chosen = best_alone(&alone, f, limit);
+            let right: f64 = chosen.iter().map(|one| one.right).sum();
+            let charged: f64 = chosen.iter().map(|one| one.charged).sum();
             let reached = 2.0 * right.min(actual) / (charged + actual);
             if reached <= f {
                 break;
             }
             f = reached;
         }
-        let tokens: Vec<u32> = best_at(f * 0.5, 4 * limit)
+        let tokens: Vec<u32> = best_alone(&alone, 0.5 * f, 4 * limit)
             .iter()
-            .map(|one| one.3)
+            .map(|one| one.token)
             .collect();
         let chosen = self.subjects(scratch, active, part, &plain(tokens.clone()));
         if chosen.is_empty() {
@@ -115,8 +144,7 @@ impl Learner {
     }
 
     /// The tokens that cover most of the latent's activity.
-    pub(super) fn wide(&self, scratch: &mut Scratch, active: &Active, part: u8) -> Vec<u32> {
-        let mut candidates = self.candidates(scratch, active, part);
+    pub(super) fn wide(&self, active: &Active, mut candidates: Vec<Candidate>) -> Vec<u32> {
         candidates.sort_by(|a, b| b.active.cmp(&a.active).then(a.token.cmp(&b.token)));
         let mut left = WIDE * active.positions.len() as f64;
         candidates
