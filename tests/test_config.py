@@ -18,7 +18,7 @@ def test_a_saved_config_reads_back_equal(tmp_path):
     ("text", "message"),
     [
         ("[corpus]\ntoken = 3", r"field `corpus\.token`"),
-        ("[corpus]\ntokens = 0", r"field `corpus\.tokens`"),
+        ("[corpus]\ntokens = -1", r"field `corpus\.tokens`"),
         ("[corpus]\ncontext_length = 100", r"field `corpus\.context_length`.*multiple of 32"),
         ("[coder]\nlatents = 8\nk = 8", r"coder\.k: must be smaller"),
         ("seed = -1", "field `seed`"),

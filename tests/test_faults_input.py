@@ -144,7 +144,7 @@ def test_a_hookpoint_that_does_not_exist_has_neighbours(world, tmp_path):
 
 def test_a_hookpoint_that_is_not_the_coders(world, tmp_path):
     done = refused(*data(world, hookpoint="model.layers.1"), out=tmp_path / "run")
-    assert "reads at `model.layers.0`" in at_once(done) or "`model.layers.1`" in done.error
+    assert "trained at `model.layers.0` and does not read `model.layers.1`" in at_once(done)
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "./nowhere"])
@@ -190,7 +190,7 @@ def test_weights_of_another_shape_than_the_subject_says(world, tmp_path):
         ("cfg.json", None, "cfg.json"),
         ("cfg.json", b"{", "not JSON"),
         ("cfg.json", b'{"activation": "gelu", "k": 4}', "`gelu`"),
-        ("cfg.json", b'{"k": 400}', "k = 400 of 16 latents"),
+        ("cfg.json", b'{"k": 400, "num_latents": 16}', "k = 400 of 16 latents"),
         ("sae.safetensors", None, "no such file"),
         ("sae.safetensors", b"no", "not readable as safetensors"),
     ],
@@ -291,7 +291,7 @@ def test_a_damaged_index_is_named(name, finished, tmp_path):
     files = [path for path in (out / "index").rglob("*") if path.is_file()]
     path = next(path for path in files if (path.name == "manifest.json") == (name != "segment"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    done = command("explain", out, "--latents", "1,2")
+    done = command("atlas", out, "--latents", "1,2")
     assert done.code == 2
     assert str(path.relative_to(out)) in done.error or "index" in done.error
 

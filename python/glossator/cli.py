@@ -55,7 +55,9 @@ Corpus = Annotated[
     ),
 ]
 Column = Annotated[str | None, typer.Option(help="Field of JSONL or Parquet rows with the text.")]
-Tokens = Annotated[int | None, typer.Option(help="Stop after so many tokens, whole documents.")]
+Tokens = Annotated[
+    int | None, typer.Option(help="Take the documents that fit whole into so many; 0: all.")
+]
 Subject = Annotated[
     str | None, typer.Option(help="smollm2, or any Hugging Face model by name or path.")
 ]

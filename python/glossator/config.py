@@ -42,8 +42,8 @@ class CorpusConfig(Record):
     """`stdlib`, `packages`, `hf:NAME[:SPLIT]`, or paths of text, JSONL or Parquet files."""
     column: str = "text"
     """Field of JSONL or Parquet rows that holds the text."""
-    tokens: int | None = Field(default=300_000, gt=0)
-    """Stop after the document that reaches so many tokens; None reads everything."""
+    tokens: int = Field(default=300_000, ge=0)
+    """Take the leading documents that fit whole into so many tokens; 0 takes all."""
     context_length: int = Field(default=128, gt=0, multiple_of=32)
     """Tokens in one context."""
 

@@ -1,7 +1,7 @@
 """The errors that a caller may catch.
 
-Every error that a user can mend is a `GlossatorError`: its text is one line that names the file, the
-field and the remedy. The CLI prints that line and exits 2; any other exception is a bug.
+Every error that a user can mend is a `GlossatorError`: its text is one line that names the file,
+the field and the remedy. The CLI prints that line and exits 2; any other exception is a bug.
 
     try:
         index = gl.Index.open("run/index")

@@ -79,7 +79,7 @@ def collect_hidden(
 def train_coder(
     subject: Subject,
     contexts: ContextSource,
-    hidden: Callable[[], npt.NDArray[np.float32]],
+    hidden: npt.NDArray[np.float32] | Callable[[], npt.NDArray[np.float32]],
     config: TrainConfig | None = None,
     *,
     cache_dir: str | Path | None = None,
@@ -90,7 +90,8 @@ def train_coder(
     Args:
         subject: the model and its hookpoint.
         contexts: the corpus.
-        hidden: gives the hidden states, as `collect_hidden` does; called only to train.
+        hidden: the hidden states, as `collect_hidden` gives them, or a function that gives them and
+            is called only to train.
         config: sizes, steps, rates, seed; `TrainConfig()` if None.
         cache_dir: where trained coders are kept; see `glossator.folders.cache_folder`.
         progress: counts steps.
@@ -100,7 +101,8 @@ def train_coder(
     census = contexts.census()
 
     def data() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        return hidden(), np.concatenate([batch.mask for batch in contexts.batches()])
+        states = hidden() if callable(hidden) else hidden
+        return states, np.concatenate([batch.mask for batch in contexts.batches()])
 
     return trained_coder(
         data,

@@ -102,6 +102,12 @@ class Explanation(Record):
             rule=rule,
         )
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The explanation of a row of the run's table `explanations`, where the rule is JSON."""
+        rule = row["rule"]
+        return cls(**{**row, "rule": rule and Rule.model_validate_json(rule)})
+
 
 class Protocol(Record):
     """How verdicts were asked for: everything that a score depends on beside the explanation."""

@@ -80,10 +80,10 @@ def _per_million(run: Run, stages: Mapping[str, Mapping[str, float]]) -> str:
     explained = rule_summary(run).explained
     if not explained:
         return "no latent was explained"
-    once = ("subject", "corpus", "forward", "coder")
+    once = ("subject", "corpus", "coder")
     seconds = sum(facts["seconds"] for name, facts in stages.items() if name not in once)
     hours = seconds / explained * 1e6 / 3600
-    return f"{hours:,.1f} hours of this machine (harvest to atlas; training and loading apart)"
+    return f"{hours:,.1f} hours of this machine (forward pass to atlas; loading and training apart)"
 
 
 def print_closing(run: Run, console: Console) -> None:

@@ -1,6 +1,6 @@
 """Which latents can be explained at all: live, dead, rare or dense, with the reason in words.
 
-    kinds = triage(index, min_windows=50, min_documents=20)
+    kinds = triage(index)
     kinds["status"][17], kinds["reason"][17]
     live = np.flatnonzero(kinds["status"] == "live")
 
@@ -24,7 +24,7 @@ STATUSES = ("live", "rare", "dense", "dead")
 
 
 def triage(
-    index: Index, *, min_windows: int, min_documents: int, dense: float = 0.10
+    index: Index, *, min_windows: int = 50, min_documents: int = 20, dense: float = 0.10
 ) -> dict[str, npt.NDArray[Any]]:
     """Set apart what cannot be explained or scored.
 
@@ -34,14 +34,16 @@ def triage(
 
     Args:
         index: the activations.
-        min_windows: activating windows that each side needs; of the score side, eligible ones.
-        min_documents: documents that each side needs the latent to be active in.
+        min_windows: activating windows that each side needs; of the score side, eligible ones. The
+            default is what the default plan draws.
+        min_documents: documents that each side needs the latent to be active in. With fewer than
+            the default no lower bound is claimed.
         dense: share of tokens from which on a latent is dense.
 
     Returns:
-        Columns over latents [L]: `count` (activations), `windows`, `windows_scoring` (eligible ones
-        of the score side), `documents` (uint64), `density` (share of unmasked tokens, float64),
-        `status` and `reason` (str; the reason of a live latent is empty).
+        Columns over latents [L]: `latent`, `count` (activations), `windows`, `windows_scoring`
+        (eligible ones of the score side), `documents` (uint64), `density` (share of unmasked
+        tokens, float64), `status` and `reason` (str; the reason of a live latent is empty).
 
     Raises:
         InputError: a bound is negative.
@@ -53,7 +55,8 @@ def triage(
     summary = index.summary()
     tokens = max(index.n_tokens, 1)
     density = summary["count"] / tokens
-    columns: dict[str, npt.NDArray[Any]] = {
+    columns: dict[str, npt.NDArray[Any]] = {"latent": np.arange(index.n_latents)}
+    columns |= {
         name: summary[name] for name in ("count", "windows", "windows_scoring", "documents")
     }
     sides = (

@@ -116,15 +116,15 @@ def _write(out: Path, text: str) -> None:
 
 
 def build_atlas(
-    out: Path,
+    out: str | Path,
     *,
     index: AtlasIndex,
     text: AtlasText,
-    hookpoint: str,
     latents: pa.Table,
     explanations: pa.Table,
     scores: pa.Table,
-    run_info: Mapping[str, object],
+    hookpoint: str | None = None,
+    run_info: Mapping[str, object] | None = None,
     protocols: pa.Table | None = None,
     seed: int = 0,
     pages: Sequence[int] | None = None,
@@ -139,11 +139,11 @@ def build_atlas(
         out: the HTML file; what stood there is replaced in one step.
         index: the index that examples are drawn from.
         text: the texts of its tokens.
-        hookpoint: rows of other hookpoints in the tables are left out.
         latents: the table `latents`. `top_logits` and `bottom_logits` are JSON lists of pairs of a
             token (id or printable name) and its logit.
         explanations: the table `explanations`.
         scores: the table `scores`.
+        hookpoint: rows of other hookpoints in the tables are left out; the index's own by default.
         run_info: what the header says: `subject`, `coder` and `corpus` (strings), `notes` (strings,
             shown as cautions), and anything else under its own key in the details.
         protocols: the table `protocols`, which names the judge beside its scores.
@@ -159,6 +159,9 @@ def build_atlas(
         InputError: `pages` names a latent that does not exist or too many, a table belongs to
             another index, logits cannot be read, or `out` cannot be written.
     """
+    out = Path(out)
+    hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
+    run_info = run_info or {}
     L = int(index.n_latents)
     latents = _of_hookpoint(latents, "latents", hookpoint, L)
     explanations = _of_hookpoint(explanations, "explanations", hookpoint, L)

@@ -30,6 +30,7 @@ class AtlasIndex(Protocol):
     n_tokens: int
     context_length: int
     window: int
+    attributes: dict[str, str]
 
     def deciles(self) -> Array:
         """float32[L, 11]: limits of the deciles of window maxima, NaN without windows."""

@@ -59,7 +59,13 @@ def read(path: Path, hookpoint: str | None = None) -> SparseCoder:
                 f"coder `{folder / _CONFIG}`: `{name}` = {said}, but `encoder.weight` of "
                 f"{_WEIGHTS} has shape [{n_latents}, {width}]"
             )
-    name = hookpoint or _own_name(folder)
+    trained_at = _stated(folder)
+    if hookpoint and trained_at and not _agree(hookpoint, trained_at):
+        raise InputError(
+            f"coder `{folder}`: was trained at `{trained_at}` and does not read `{hookpoint}`; "
+            "give both the same hookpoint"
+        )
+    name = hookpoint or trained_at or folder.resolve().name
     transcode = bool(config.get("transcode"))
     return SparseCoder(
         encoder_weight=tensors["encoder.weight"],
@@ -147,13 +153,22 @@ def _folder(path: Path, hookpoint: str | None) -> Path:
     )
 
 
-def _own_name(folder: Path) -> str:
-    facts = folder / "glossator.json"
-    if facts.is_file():
-        name = json.loads(facts.read_text()).get("hookpoint")
-        if isinstance(name, str):
-            return name
-    return folder.resolve().name
+def _stated(folder: Path) -> str | None:
+    """The hookpoint that `glossator.json` says, where there is one."""
+    path = folder / "glossator.json"
+    if not path.is_file():
+        return None
+    try:
+        facts = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"coder `{path}`: not JSON ({error})") from error
+    name = facts.get("hookpoint") if isinstance(facts, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two names may mean one module: the inner model's own name may be left out."""
+    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
 def _config(path: Path) -> dict[str, Any]:

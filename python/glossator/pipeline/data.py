@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["harvest_stage"]
 
-MIN_WINDOWS, MIN_DOCUMENTS = 50, 20
-"""What each side of a live latent has: the windows of the default plan, and the documents without
-which no lower bound is claimed."""
-
 
 def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     """Corpus to index: subject model, sparse coder, every activation, triage.
@@ -121,7 +117,7 @@ def _contexts(
                 corpus,
                 subject.tokenizer,
                 context_length=config.context_length,
-                tokens=config.tokens,
+                tokens=config.tokens or None,
                 split_seed=run.config.seed,
             ).store(folder, progress)
         census = contexts.census()
@@ -162,11 +158,10 @@ def _trained(
 
 
 def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> None:
-    kinds = triage(index, min_windows=MIN_WINDOWS, min_documents=MIN_DOCUMENTS)
+    kinds = triage(index)
     L = index.n_latents
     columns: dict[str, Any] = {name: values.tolist() for name, values in kinds.items()}
     columns["hookpoint"] = [index.attributes["hookpoint"]] * L
-    columns["latent"] = list(range(L))
     columns["type"] = [None] * L
     columns["reason"] = [reason or None for reason in columns["reason"]]
     logits = subject.logits(coder.decoder)

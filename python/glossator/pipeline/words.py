@@ -21,7 +21,7 @@ from glossator.explain.rules import RuleOptions, learn_rules
 from glossator.judges.base import TRANSIENT, run_sync
 from glossator.pipeline.results import is_complete, missing
 from glossator.progress import SILENT, Progress
-from glossator.records import Explanation, LedgerEntry, Protocol, Rule
+from glossator.records import Explanation, LedgerEntry, Protocol
 from glossator.runs import Run
 from glossator.score import score, settled
 from glossator.score.corpus import score_rules
@@ -272,7 +272,7 @@ def _own_or(judging: Judging | None, run: Run, progress: Progress) -> Iterator[J
 def _explanations(run: Run) -> list[Explanation]:
     chosen = set(_chosen_latents(run))
     return [
-        Explanation(**row | {"rule": row["rule"] and Rule.model_validate_json(row["rule"])})
+        Explanation.from_row(row)
         for row in run.table("explanations").to_pylist()
         if row["latent"] in chosen
     ]

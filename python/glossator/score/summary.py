@@ -105,7 +105,8 @@ def summary(scores: pa.Table, groups: Mapping[str, str] | None = None) -> list[S
 
 def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
     n = len(values)
-    if n < 2:
+    # Of equal values there is no spread to make an interval of: it would claim certainty.
+    if n < 2 or not np.ptp(values):
         return None, None
     if n < _FEWEST_FOR_BOOTSTRAP:
         half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)

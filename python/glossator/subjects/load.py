@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from glossator.errors import InputError
@@ -82,7 +83,8 @@ def _model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, bool]:
         causal = _causal(config)
         auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
         model: torch.nn.Module = auto.from_pretrained(name, config=config, dtype=dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        # RuntimeError: weights of other shapes than the configuration's.
         raise InputError(f"subject `{name}`: {_line(error)}") from error
     finally:
         if shown:

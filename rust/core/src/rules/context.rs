@@ -125,10 +125,10 @@ impl Learner {
                 })
                 .filter(|item| !item.units.is_empty())
                 .collect();
-            let (chosen, reached) = cover(&items, &values, &aim);
+            let (chosen, f1) = cover(&items, &values, &aim);
             if !chosen.is_empty() {
                 let tokens = chosen.into_iter().map(|i| items[i].token).collect();
-                found.push((reached, reach, tokens));
+                found.push((f1, reach, tokens));
             }
         }
         found

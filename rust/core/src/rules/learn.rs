@@ -126,20 +126,20 @@ impl Learner {
             let Some((reach, longer)) = found else {
                 continue;
             };
-            let reached = self.f1(scratch, &fit, FIT, &longer);
-            if best.as_ref().is_none_or(|(old, ..)| reached > *old) {
+            let fitted = self.f1(scratch, &fit, FIT, &longer);
+            if best.as_ref().is_none_or(|(old, ..)| fitted > *old) {
                 let shape = Shape {
                     wide: is_wide,
                     require: Some(reach),
                     exclude: None,
                 };
-                best = Some((reached, shape, longer));
+                best = Some((fitted, shape, longer));
             }
         }
         if let Some((_, longer_shape, longer)) = best {
-            let reached = self.f1(scratch, &select, SELECT, &longer);
-            if reached >= score + self.options.min_gain {
-                (shape, rule, score) = (longer_shape, longer, reached);
+            let unseen = self.f1(scratch, &select, SELECT, &longer);
+            if unseen >= score + self.options.min_gain {
+                (shape, rule, score) = (longer_shape, longer, unseen);
             }
         }
         let found = self.with_clause(scratch, &fit, FIT, &rule, Clause::Exclude, &reaches);
@@ -160,14 +160,17 @@ impl Learner {
             self.narrow(scratch, active, part, &candidates)
         };
         let mut rule = plain(tokens);
-        for (clause, reach) in [
-            (Clause::Require, shape.require),
-            (Clause::Exclude, shape.exclude),
-        ] {
-            if let Some(reach) = reach {
-                let found = self.with_clause(scratch, active, part, &rule, clause, &[reach]);
-                rule = found.map_or(rule, |(_, longer)| longer);
+        if let Some(reach) = shape.require {
+            match self.with_clause(scratch, active, part, &rule, Clause::Require, &[reach]) {
+                Some((_, longer)) => rule = longer,
+                // The widest tokens are worth nothing without it.
+                None if shape.wide => rule = self.fit(scratch, active, part, Shape::default()),
+                None => {}
             }
+        }
+        if let Some(reach) = shape.exclude {
+            let found = self.with_clause(scratch, active, part, &rule, Clause::Exclude, &[reach]);
+            rule = found.map_or(rule, |(_, longer)| longer);
         }
         rule
     }
