@@ -48,7 +48,7 @@ test: $(VENV)/.dev ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.dev ## Time build, sample and encode beside their peers
-	@$(BIN)/python -m pytest benches --benchmark-only -p no:cacheprovider $(ARGS)
+	@$(BIN)/python -m pytest benches -p no:cacheprovider $(ARGS)
 
 rust-test: ## Run the tests of the Rust crates
 	@cargo test --workspace --quiet

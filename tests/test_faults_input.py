@@ -176,12 +176,20 @@ def test_a_damaged_subject(name, content, world, tmp_path):
     assert at_once(done).startswith(f"subject `{subject}`: ")
 
 
-def test_weights_of_another_shape_than_the_subject_says(world, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"intermediate_size": 96}, "(and 5 more) is not of the shape that its `config.json` says"),
+        ({"num_hidden_layers": 3}, "(and 8 more) is missing from its files"),
+    ],
+)
+def test_a_subject_with_weights_drawn_at_random(change, said, world, tmp_path):
     subject = shutil.copytree(world.subject, tmp_path / "llama")
     config = json.loads((subject / "config.json").read_text())
-    (subject / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    (subject / "config.json").write_text(json.dumps(config | change))
     done = refused(*data(world, subject=subject), out=tmp_path / "run")
-    assert at_once(done).startswith(f"subject `{subject}`: ")
+    assert at_once(done).startswith(f"subject `{subject}`: weight `model.layers.")
+    assert said in done.error
 
 
 @pytest.mark.parametrize(
@@ -288,12 +296,12 @@ def test_an_export_to_a_file_or_a_foreign_folder(finished, tmp_path):
 @pytest.mark.parametrize("name", ["manifest.json", "segment"])
 def test_a_damaged_index_is_named(name, finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "run")
-    files = [path for path in (out / "index").rglob("*") if path.is_file()]
-    path = next(path for path in files if (path.name == "manifest.json") == (name != "segment"))
+    pattern = name if name == "manifest.json" else "segments/*/tokens.*"
+    (path,) = (out / "index").glob(pattern)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     done = command("atlas", out, "--latents", "1,2")
     assert done.code == 2
-    assert str(path.relative_to(out)) in done.error or "index" in done.error
+    assert f"`{path.name}` of the index `{out / 'index'}`" in done.error
 
 
 def test_a_missing_tokenizer_is_named(finished, tmp_path):

@@ -8,6 +8,8 @@ print(subject.dtype, subject.dtype_reason)
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +78,41 @@ def _model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, bool]:
     import transformers
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity(CRITICAL)  # What matters in its reports is refused below.
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         causal = _causal(config)
         auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-        model: torch.nn.Module = auto.from_pretrained(name, config=config, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        # RuntimeError: weights of other shapes than the configuration's.
+        loaded: Any = auto.from_pretrained(
+            name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"subject `{name}`: {_line(error)}") from error
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    model: torch.nn.Module
+    model, report = loaded
+    _refuse_random(name, report)
     model.requires_grad_(False)
     return model, causal
+
+
+def _refuse_random(name: str, report: Mapping[str, Any]) -> None:
+    """Weights that the files lack are drawn at random: no subject to explain."""
+    for what, keys in (
+        ("not of the shape that its `config.json` says", report["mismatched_keys"]),
+        ("missing from its files", report["missing_keys"]),
+    ):
+        # An encoder's pooler stands above all hidden states, and many are kept without one.
+        names = sorted(key if isinstance(key, str) else key[0] for key in keys)
+        names = [key for key in names if "pooler" not in key.split(".")]
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise InputError(f"subject `{name}`: weight `{names[0]}`{more} is {what}")
 
 
 def _causal(config: Any) -> bool:  # noqa: ANN401 - one of some hundred classes of configuration
