@@ -12,7 +12,7 @@ from glossator.runs import Run
 from judge_servers import ChatServer, Reply, coin, dead_port
 from tiny_runs import command, is_explaining, knowing
 
-LATENTS = 2
+LATENTS = 1
 PROMPTS = LATENTS * 2 * (14 + 14)  # Two explanations a latent; detection, then fuzzing.
 HONEST = knowing(0.9, 0.8)
 SECRET = "sk-secret-0123456789"
@@ -187,7 +187,6 @@ def test_a_server_that_dies_and_is_started_again(world, tmp_path, healthy):
         Reply("no", finish="content_filter"),
         Reply(raw=b"<html>busy</html>", content_type="text/html"),
         Reply(raw=b'{"choices": [', content_type="application/json"),
-        Reply(raw=b"{}"),
         Reply(raw=b"", promised=100),
     ],
 )

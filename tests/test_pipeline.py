@@ -94,7 +94,7 @@ def test_the_tables_join_and_hold_every_live_latent(first):
     explanations = {row["explanation_id"]: row for row in tables["explanations"].to_pylist()}
     assert sorted(row["latent"] for row in explanations.values()) == list(range(LIVE))
     for row in explanations.values():
-        assert row["text"] == f'Activates on the token "␣hit{row["latent"]}".'
+        assert row["text"] == f"Activates on the token “␣hit{row['latent']}”."
     scores = tables["scores"].to_pylist()
     assert {row["explanation_id"] for row in scores} == set(explanations)
     assert {row["scorer"] for row in scores} == {"corpus"}

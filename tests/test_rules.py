@@ -267,15 +267,15 @@ def test_rules_read_as_sentences():
         def name(self, token):
             return {1: "␣at", 2: "␣least", 3: "⏎"}.get(token, "?")
 
-    assert rule_text(Rule(tokens=(2,)), Names()) == 'Activates on the token "␣least".'
+    assert rule_text(Rule(tokens=(2,)), Names()) == "Activates on the token “␣least”."
     rule = Rule(
         tokens=(2, 3),
         require=Near(tokens=(1, 4), before=1, after=0),
         exclude=Near(tokens=(3,), before=8, after=3),
     )
     assert rule_text(rule, Names()) == (
-        'Activates on the tokens "␣least", "⏎" in the context of "␣at" or "?" (right before it), '
-        'but not near "⏎" (at most 8 tokens before it or at most 3 tokens after it).'
+        "Activates on the tokens “␣least”, “⏎” in the context of “␣at” or “?” (right before it), "
+        "but not near “⏎” (at most 8 tokens before it or at most 3 tokens after it)."
     )
     both = Rule(tokens=(1,), require=Near(tokens=(2,), before=1, after=1))
     assert rule_text(both, Names()).endswith("(at most 1 token away).")

@@ -1,7 +1,7 @@
 """Explanations that run: one rule a latent, learned without a language model.
 
     explanations = learn_rules(index, [3, 17], names=TokenText.open("run/tokenizer.json"))
-    explanations[0].text               # 'Activates on the token "␣least" in the context of "␣at" …'
+    explanations[0].text               # "Activates on the token “␣least” in the context of “␣at” …"
     explanations[0].rule.tokens
     rule_positions(explanations[0].rule, tokens)     # where it fires in a text of one's own
 
@@ -122,7 +122,7 @@ def rule_text(rule: Rule, names: TokenNames) -> str:
 
 
 def _listed(tokens: Sequence[int], names: TokenNames, between: str) -> str:
-    return between.join(f'"{names.name(token)}"' for token in tokens)
+    return between.join(f"“{names.name(token)}”" for token in tokens)
 
 
 def _reach(near: Near) -> str:

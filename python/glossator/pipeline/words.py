@@ -23,7 +23,7 @@ from glossator.pipeline.results import is_complete, missing
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, LedgerEntry, Protocol
 from glossator.runs import Run
-from glossator.score import score, settled
+from glossator.score import score, scoring_protocol, settled
 from glossator.score.corpus import score_rules
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Judging:
                     concurrency=settings.concurrency,
                     timeout=settings.timeout,
                 )
+            # A model that the settings do not name has its name from here on.
+            run_sync(self._judge.check(), self._judge, "judge.check")
         return self._judge
 
     def check(self) -> None:
@@ -96,7 +98,7 @@ class Judging:
 
             refuse_missing()
         else:
-            run_sync(self.judge.check(), self.judge, "judge.check")
+            _ = self.judge
 
 
 def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progress = SILENT) -> None:
@@ -145,7 +147,6 @@ def _explain_by_rules(run: Run, progress: Progress) -> None:
 def _explain_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any]:
     explainer = Delimited()
     latents = _judged_latents(run)
-    run_sync(judge.check(), judge, "judge.check")  # Its name may be known only now.
     have = set(_explained(run, explainer.name(judge.name)))
     explained = explain(
         run.index,
@@ -224,6 +225,11 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         # Too much is missing: what failed by the model's fault gets another chance, too.
         failed = stored.filter(pc.is_valid(stored["failure"]))["prompt_id"].to_pylist()
         skip -= set(failed)
+    # Before the first verdict, which names it.
+    protocol = scoring_protocol(
+        run.index, judge.name, seed=run.config.seed, provenance=_provenance(run)
+    )
+    run.store.add("protocols", [protocol])
     scored = score(
         run.index,
         explanations,
@@ -236,7 +242,6 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         provenance=_provenance(run),
         progress=progress,
     )
-    run.store.add("protocols", [scored.protocol])
     run.store.add("examples", scored.examples)
     run.store.add("scores", scored.scores)
     for entry in scored.usage:

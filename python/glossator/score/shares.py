@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
-from glossator.score.intervals import wilson
+from glossator.score.intervals import student_t, wilson
 
 __all__ = ["Figure", "joined", "natural", "ratio_figure", "share_figure"]
 
@@ -53,7 +52,7 @@ def _on_clusters(share: float, variance: float, n: float, clusters: int) -> Figu
         return Figure(share, reason="no interval: all examples stood in one prompt")
     binomial = share * (1 - share) / n
     effect = max(1.0, variance / binomial) if binomial > 0 else 1.0
-    quantile = float(stdtrit(clusters - 1, 0.5 + CONFIDENCE / 2))
+    quantile = float(student_t(clusters - 1, CONFIDENCE))
     return Figure(share, *_wilson(share, n / effect, quantile))
 
 

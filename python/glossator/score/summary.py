@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import stdtrit
+
+from glossator.score.intervals import student_t
 
 __all__ = ["CHANCE", "Summary", "summary"]
 
@@ -109,7 +110,7 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
     if n < 2 or not np.ptp(values):
         return None, None
     if n < _FEWEST_FOR_BOOTSTRAP:
-        half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
+        half = float(student_t(n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
         mean = float(values.mean())
         return max(0.0, mean - half), min(1.0, mean + half)
     generator = np.random.default_rng(0)
