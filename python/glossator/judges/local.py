@@ -32,7 +32,7 @@ _GUARD = Path(__file__).with_name("guard.py")
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 20.0
 
-# Measured on two cores: bound threads reserve one of them, and eager mode starts a minute sooner.
+# Measured on two cores: eager mode starts a minute sooner.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -92,7 +92,7 @@ def local_judge(
         concurrency: requests in flight.
         timeout: seconds that one request may take; two cores are slow.
         start_seconds: how long the server may take to come up.
-        threads: threads of the server; all cores but none reserved by default.
+        threads: threads of the server; all cores but one by default.
         extra_arguments: further arguments of vLLM's server.
         server: arguments of Python that start the server; vLLM's module by default.
         progress: shows the seconds until the server is up.
@@ -154,7 +154,10 @@ def _environment(threads: int | None) -> Mapping[str, str]:
     private = (*KEY_VARIABLES, "VLLM_API_KEY")
     environment = {key: value for key, value in os.environ.items() if key not in private}
     environment.update(_ENVIRONMENT)
-    environment["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
+    # One core is left to the server's other processes and to ours: threads that wait for each other
+    # spin, and one that has to share its core holds all of them up, by a factor of ten or more.
+    threads = threads or max(len(os.sched_getaffinity(0)) - 1, 1)
+    environment["OMP_NUM_THREADS"] = str(threads)
     return environment
 
 

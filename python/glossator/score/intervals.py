@@ -26,7 +26,7 @@ MIN_DOCUMENTS = 20
 
 
 def student_t(degrees: npt.ArrayLike, confidence: float = 0.95) -> Floats:
-    """The quantile of Student's t that ends a two-sided interval; that of the normal at infinity."""
+    """The quantile of Student's t at a two-sided interval's end; at infinity the normal's."""
     # Half of the time that `import glossator` would take, and needed by figures alone.
     from scipy.special import stdtrit
 
