@@ -78,7 +78,7 @@ def test_a_group_alone_shows_its_help(arguments):
         (["inspect"], "Missing argument 'RUN'"),
         (["inspect", "one", "two"], "two"),
         (["demo", "--tokens", "many"], "'--tokens'"),
-        (["demo", "--tokens", "0"], "`corpus.tokens`"),
+        (["demo", "--tokens", "-1"], "`corpus.tokens`"),
         (["demo", "--seed", "-1"], "`seed`"),
         (["demo", "--max-failed", "2"], "`max_failed`"),
         (["demo", "--max-latents", "0"], "`judge.max_latents`"),

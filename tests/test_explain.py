@@ -132,9 +132,11 @@ def test_a_judge_that_dies_keeps_what_was_handed_over(planted):
         ("First, Explanation: no.\nExplanation: yes", "yes"),
         ('Explanation: "quoted"', "quoted"),
         ("just words", "just words"),
+        ('{"explanation": "numbers\n in words"}', "numbers in words"),
+        ('{"explanation": 3}', '{"explanation": 3}'),
     ],
 )
-def test_the_explanation_is_what_follows_the_marker_or_the_whole(said, expected):
+def test_the_explanation_is_the_json_field_or_what_follows_the_marker_or_the_whole(said, expected):
     assert explanation_text(Answer(said)) == expected
 
 

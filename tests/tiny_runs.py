@@ -373,7 +373,7 @@ def _document(draw: random.Random, number: int) -> list[str]:
 
 def is_explaining(request: Request) -> bool:
     """Whether an explanation is asked for, not a score."""
-    return request.schema is None and not request.is_probe
+    return request.schema is not None and "explanation" in request.schema.get("properties", {})
 
 
 _WORD = re.compile(r"\b(?:hit|word)\d+\b")

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from glossator.errors import InputError
-from glossator.explain.delimited import Delimited, explanation_text
+from glossator.explain.delimited import SCHEMA, Delimited, explanation_text
 from glossator.explain.rules import learn_rules
 from glossator.index import Index
 from glossator.judges.base import (
@@ -261,7 +261,7 @@ class _Asked:
             prompt = self._explainer.prompt(
                 latent, [shown[row] for row in rows], examples.activations[rows]
             )
-            jobs.append(Job(latent, prompt, self._explainer.max_tokens))
+            jobs.append(Job(latent, prompt, self._explainer.max_tokens, SCHEMA))
         return jobs
 
     async def handle(self, job: Job, answer: Answer) -> None:

@@ -10,8 +10,10 @@ Autoencoder Features" (Juang et al., 2024); the words of the prompt are ours.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +23,20 @@ from glossator.judges.base import Answer, Failure, Prompt
 from glossator.records import Record, content_id
 from glossator.shown import SIGNS, Shown, single_line
 
-__all__ = ["MARKER", "Delimited", "explanation_text", "marks_above"]
+__all__ = ["MARKER", "SCHEMA", "Delimited", "explanation_text", "marks_above"]
 
 MARKER = "Explanation:"
-"""What stands before the explanation in an answer."""
+"""What stands before the explanation in an answer that is no JSON."""
+
+_LONGEST = 300
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"explanation": {"type": "string", "minLength": 1, "maxLength": _LONGEST}},
+    "required": ["explanation"],
+    "additionalProperties": False,
+}
+"""What an answer is asked to be. Where the server holds the model to it, no answer runs on until it
+is cut off; a server that does not is answered for by `MARKER`."""
 
 _SYSTEM = f"""\
 You study one unit of a neural network. The unit is silent on most text and active on some tokens. \
@@ -35,7 +47,7 @@ Find what the marked tokens have in common: which tokens they are, what they mea
 before them. Say in one sentence of at most 25 words when the unit is active. Be as specific as \
 the passages allow. Do not list the passages and do not speak of marks or delimiters.
 
-Answer with one line that begins with "{MARKER}"."""
+Answer with one JSON object, {{"explanation": "..."}}, and nothing else."""
 
 _SHOTS = (
     (
@@ -43,13 +55,13 @@ _SHOTS = (
         "Example 2: sold <<four>> of the paintings, kept the rest⏎\n"
         "Example 3:  after <<twelve>> years in the same house, she\n"
         "Example 4: only <<three>> students passed; <<nineteen>> had tried",
-        f"{MARKER} numbers written out as words",
+        '{"explanation": "numbers written out as words"}',
     ),
     (
         "Example 1: could not open the file: <<permission>> denied⏎¶Usage\n"
         "Example 2:  without written <<permission>> of the author.⏎\n"
         "Example 3: they asked for <<leave>> to appeal, and were granted it",
-        f"{MARKER} nouns for being allowed to do something, such as permission or leave",
+        '{"explanation": "nouns for being allowed to do something, such as permission or leave"}',
     ),
 )
 _LAST_MARKER = re.compile(rf"(?is).*{re.escape(MARKER)}")
@@ -72,7 +84,7 @@ class Delimited(Record):
 
     threshold: float = Field(default=0.3, ge=0.0, lt=1.0)
     """Tokens above this share of the example's maximum are marked."""
-    max_tokens: int = Field(default=200, gt=0)
+    max_tokens: int = Field(default=400, gt=0)
     """Longest answer; a longer one counts as a failure."""
 
     def name(self, judge: str) -> str:
@@ -102,14 +114,24 @@ class Delimited(Record):
 
 
 def explanation_text(answer: Answer) -> str | Failure:
-    """The explanation in an answer: what follows the last marker, or the whole, on one line."""
+    """The explanation in an answer, on one line.
+
+    It is the field of a JSON object, else what follows the last marker, else the whole.
+    """
     if answer.failure is not None:
         return answer.failure
-    text = single_line(_LAST_MARKER.sub("", answer.text or "", count=1))
+    said = answer.text or ""
+    try:
+        fields = json.loads(said, strict=False)
+    except ValueError:
+        fields = None
+    if isinstance(fields, dict) and isinstance(fields.get("explanation"), str):
+        said = fields["explanation"]
+    text = single_line(_LAST_MARKER.sub("", said, count=1))
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1].strip()
     return text or Failure("empty", "the answer holds no explanation")
 
 
-PROMPT_HASH = content_id("delimited", _SYSTEM, _SHOTS)
+PROMPT_HASH = content_id("delimited", _SYSTEM, _SHOTS, SCHEMA)
 """Hash of the prompt's fixed words."""
