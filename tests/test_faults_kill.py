@@ -115,7 +115,7 @@ def test_a_run_killed_at_any_instant_ends_in_the_same_bytes_and_rows(
     assert not list(out.glob(".*"))
 
 
-@pytest.mark.parametrize("stage", ["forward", "train", "harvest", "score"])
+@pytest.mark.parametrize("stage", ["train", "harvest", "score"])
 def test_an_interrupt_is_one_line_and_code_130_and_the_run_goes_on(
     stage, settings, undisturbed, tmp_path
 ):
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line_wherever_it_strikes_and_the_run_goes_on(
     environment = {"GLOSSATOR_CACHE": str(tmp_path / "cache")}
     arguments = ("run", settings, "--out", tmp_path / "run")
     hidden = 4 * 48 * 18_048
-    limits = [4_096, 40_000, 80_000, 140_000, 200_000, hidden - 1]
+    limits = [4_096, 40_000, 80_000, 140_000, hidden - 1]
     struck = set()
     for limit in limits:
         with started(

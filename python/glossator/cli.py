@@ -119,7 +119,9 @@ def parse_latents(text: str | None) -> tuple[int, ...] | None:
         if last < first or last >= 2**32:
             raise InputError(f"{source}: `{part}` is no range of latent ids; give first-last")
         if last - first >= _LONGEST_RANGE:
-            raise InputError(f"{source}: `{part}` is longer than {_LONGEST_RANGE:,} ids; leave out")
+            raise InputError(
+                f"{source}: `{part}` is longer than {_LONGEST_RANGE:,} ids; name fewer"
+            )
         ids.extend(range(first, last + 1))
     if not ids:
         raise InputError(f"{source}: no latent ids; give ids (3,17,40-49) or a file of them")

@@ -18,7 +18,7 @@ from glossator.pipeline import judged_summary, rule_summary
 from glossator.runs import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
 __all__ = ["print_closing", "print_inspection"]
 
@@ -75,15 +75,35 @@ def _costs(run: Run) -> Table:
     return table
 
 
-def _per_million(run: Run, stages: Mapping[str, Mapping[str, float]]) -> str:
-    """Hours of this machine for a million latents at the rate of this run."""
-    explained = rule_summary(run).explained
-    if not explained:
-        return "no latent was explained"
+def _per_million(run: Run, table: Table) -> None:
+    """Hours of this machine for a million latents at the rate of this run: by rules, by a judge."""
+    stages = run.stages()
     once = ("subject", "corpus", "coder")
-    seconds = sum(facts["seconds"] for name, facts in stages.items() if name not in once)
-    hours = seconds / explained * 1e6 / 3600
-    return f"{hours:,.1f} hours of this machine (forward pass to atlas; loading and training apart)"
+    judged = ("explain-judge", "score-judge")
+
+    def add(name: str, chosen: Iterable[str], latents: int, apart: str) -> None:
+        seconds = sum(stages[stage]["seconds"] for stage in chosen)
+        hours = (
+            f"{seconds / latents * 1e6 / 3600:,.1f} hours of this machine" if latents else "none"
+        )
+        table.add_row("per million latents", f"{name}: {hours} ({apart})")
+
+    add(
+        "rules",
+        [stage for stage in stages if stage not in once + judged],
+        rule_summary(run).explained,
+        "forward pass to atlas; loading and training apart",
+    )
+    if any(stage in stages for stage in judged):
+        asked = run.table("verdicts").select(["explanation_id"])
+        explanations = run.table("explanations").select(["explanation_id", "latent"])
+        latents = explanations.join(asked, "explanation_id", join_type="left semi")["latent"]
+        add(
+            "judge",
+            [stage for stage in judged if stage in stages],
+            pc.count_distinct(latents).as_py(),
+            "explaining and scoring, the start of a local one included",
+        )
 
 
 def print_closing(run: Run, console: Console) -> None:
@@ -97,7 +117,7 @@ def print_closing(run: Run, console: Console) -> None:
         pc.sum(ledger["completion_tokens"]).as_py() or 0
     )
     table.add_row("language-model tokens", f"{tokens:,}")
-    table.add_row("per million latents", _per_million(run, run.stages()))
+    _per_million(run, table)
     for note in run.notes():
         table.add_row("note", Text(note))
     page = run.path / "atlas.html"

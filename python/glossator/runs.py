@@ -29,7 +29,10 @@ from glossator.text import TokenText
 
 __all__ = ["STAGES", "Run"]
 
-STAGES = ("subject", "corpus", "forward", "coder", "harvest", "triage", "explain", "score", "atlas")
+STAGES = (
+    *("subject", "corpus", "forward", "coder", "harvest", "triage"),
+    *("explain", "explain-judge", "score", "score-judge", "atlas"),
+)
 """The stages of a run, in their order."""
 
 _READ = ("contexts", "hidden.f32", "hidden.f32.partial", "index")

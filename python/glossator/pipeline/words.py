@@ -115,7 +115,7 @@ def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progres
         _explain_by_rules(run, progress)
         facts |= {"asked": 0, "missing": 0, "unexplained": [], "again": False}
         if run.config.judge.url is not None:
-            with _own_or(judging, run, progress) as door:
+            with run.stage("explain-judge"), _own_or(judging, run, progress) as door:
                 facts |= _explain_by_judge(run, door.judge, progress)
 
 
@@ -181,7 +181,7 @@ def score_stage(run: Run, *, judging: Judging | None = None, progress: Progress 
         _score_rules(run, progress)
         facts |= {"asked": 0, "missing": 0, "again": False}
         if run.config.judge.url is not None:
-            with _own_or(judging, run, progress) as door:
+            with run.stage("score-judge"), _own_or(judging, run, progress) as door:
                 facts |= _score_by_judge(run, door.judge, progress)
 
 
