@@ -32,6 +32,18 @@ def test_between_two_lines_of_a_stage_lies_the_interval():
     assert len(out.getvalue().splitlines()) == 1
 
 
+def test_a_stage_that_stands_still_goes_on_speaking():
+    out = io.StringIO()
+    with reporter(out, every=0.05).stage("score", total=4):
+        end = time.monotonic() + 30.0
+        while out.getvalue().count("\n") < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+    *still, last = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert len(still) >= 3
+    assert all((line["done"], line["finished"]) == (0, False) for line in still)
+    assert last["finished"] is True
+
+
 def test_on_a_terminal_a_bar_shows_the_unit_and_the_failures():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=140)
