@@ -80,7 +80,7 @@ def undisturbed(settings, tmp_path_factory):
         done = process.wait()
     assert done.code == 0, done.err
     assert done.stages == [
-        *("corpus", "forward", "train", "harvest", "rules", "explain", "score", "atlas")
+        *("corpus", "forward", "train", "harvest", "rules", "explain", "check", "score", "atlas")
     ]
     return folder / "run", time.monotonic() - begun
 

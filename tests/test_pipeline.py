@@ -57,7 +57,7 @@ def explained(folder, explainer="rules"):
 
 def test_every_stage_says_its_progress_and_nothing_else_is_said(first):
     _, done = first
-    assert done.stages == ["corpus", "harvest", "rules", "atlas"]
+    assert done.stages == ["corpus", "harvest", "rules", "check", "atlas"]
 
 
 def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
@@ -282,10 +282,10 @@ def test_a_coder_is_trained_once_and_kept(world, tmp_path):
     cache = {"GLOSSATOR_CACHE": str(tmp_path / "cache")}
     done = command("run", settings, "--out", tmp_path / "one", **cache)
     assert done.code == 0, done.err
-    assert done.stages == ["corpus", "forward", "train", "harvest", "rules", "atlas"]
+    assert done.stages == ["corpus", "forward", "train", "harvest", "rules", "check", "atlas"]
     assert not list((tmp_path / "one").glob("hidden*"))
     done = command("run", settings, "--out", tmp_path / "two", **cache)
-    assert done.stages == ["corpus", "harvest", "rules", "atlas"]
+    assert done.stages == ["corpus", "harvest", "rules", "check", "atlas"]
     assert bytes_of(tmp_path / "one" / "index") == bytes_of(tmp_path / "two" / "index")
     assert tables_of(tmp_path / "one") == tables_of(tmp_path / "two")
 

@@ -1,6 +1,5 @@
 """The run's database: whole rows or nothing, one writer, versions that refuse or migrate."""
 
-import multiprocessing
 import sqlite3
 import subprocess
 import sys
@@ -81,27 +80,25 @@ def test_a_full_database_is_one_line_that_says_what_to_do(tmp_path):
         assert store.table("explanations").num_rows == 1
 
 
-def _hold(path, ready, done):
-    with Store.open(path):
-        ready.set()
-        done.wait(30)
+HOLD = """
+import sys
+from glossator.store import Store
+with Store.open(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(tmp_path, ready, done))
-    holder.start()
-    try:
-        assert ready.wait(60)
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
         with pytest.raises(RunLockedError, match="another process is writing"):
             Store.open(tmp_path)
         with Store.open(tmp_path, write=False) as reader:
             assert reader.table("scores").num_rows == 0
-    finally:
-        done.set()
-        holder.join()
-        holder.close()
+        holder.stdin.close()
+        assert holder.wait(60) == 0
     Store.open(tmp_path).close()
 
 

@@ -240,7 +240,7 @@ class Run:
         said: dict[str, object] = {}
         # A stage that broke off has seconds and nothing else.
         if "name" in subject:
-            said["subject"] = f"{subject['name']} ({subject['dtype']}: {subject['dtype_reason']})"
+            said["subject"] = f"{subject['name']} in {subject['dtype']}"
             said["hookpoint"] = subject["hookpoint"]
         if "tokens" in corpus:
             said["corpus"] = (

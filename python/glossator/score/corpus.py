@@ -82,7 +82,7 @@ def score_rules(
     rules = [rule.model_dump_json() for _, rule in with_rules]
     others = _derangement(latents, seed)
     with progress.stage(
-        "corpus", total=2 * len(rules) if others else len(rules), unit="rules"
+        "check", total=2 * len(rules) if others else len(rules), unit="rules"
     ) as bar:
         checker = _core.RuleChecker(index._core)
 
