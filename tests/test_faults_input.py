@@ -116,7 +116,7 @@ def test_a_corpus_too_small_for_any_latent_ends_well_and_says_so(world, tmp_path
     assert done.code == 0, done.err
     assert "0 live, 0 rare, 1 dense" in done.words or "0 live, 1 rare" in done.words
     assert "explained by rules 0 of 0 live" in done.words
-    assert "no latent was explained" in done.words
+    assert "rules: none" in done.words
 
 
 # --- subject and coder -------------------------------------------------------------------------

@@ -67,9 +67,19 @@ def stand_in(tmp_path):
     return [str(script)]
 
 
+_family_before = set()
+
+
+@pytest.fixture(autouse=True)
+def before():
+    """What earlier tests left running is no server of these."""
+    _family_before.clear()
+    _family_before.update(psutil.Process().children(recursive=True))
+
+
 def servers():
-    """Processes that descend from this one and are no zombies."""
-    family = psutil.Process().children(recursive=True)
+    """Processes that this test started and that are no zombies."""
+    family = set(psutil.Process().children(recursive=True)) - _family_before
     return [process for process in family if process.status() != psutil.STATUS_ZOMBIE]
 
 
