@@ -27,6 +27,19 @@ def test_every_command_is_known():
     assert sorted(names) == sorted(COMMANDS)
 
 
+def test_without_the_extra_for_models_a_harvest_says_which_to_install(tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None; from glossator.cli import main;"
+        f"sys.exit(main(['demo', '--out', {str(tmp_path / 'run')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "glossator: harvest: the package `torch` is not installed; "
+        "run `pip install 'glossator[models]'`\n"
+    )
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_commands_help_carries_an_example_that_parses(name):
     done = command(*name.split(), "--help")

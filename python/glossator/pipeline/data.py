@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from glossator.errors import InputError
 from glossator.index import Index
 from glossator.progress import SILENT, Progress
 from glossator.runs import Run
@@ -35,9 +36,15 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     """
     if run.done("triage"):
         return run.index
-    from glossator.coders import load_coder
-    from glossator.harvest import harvest, refuse_misfit
-    from glossator.subjects import load_subject
+    try:
+        from glossator.coders import load_coder
+        from glossator.harvest import harvest, refuse_misfit
+        from glossator.subjects import load_subject
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"harvest: the package `{error.name}` is not installed; "
+            "run `pip install 'glossator[models]'`"
+        ) from error
 
     config = run.config
     corpus = None if (run.path / "contexts").is_dir() else _opened(run)
