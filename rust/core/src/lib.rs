@@ -18,9 +18,14 @@
 #![deny(missing_docs)]
 
 mod batch;
+pub(crate) mod bits;
+pub mod code;
 mod error;
 mod index;
+pub mod list;
 mod manifest;
+#[allow(dead_code, unused_imports)] // until the segments read through it
+mod mapped;
 mod random;
 pub mod rules;
 mod sampling;
