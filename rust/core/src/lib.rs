@@ -18,20 +18,31 @@
 #![deny(missing_docs)]
 
 mod batch;
+mod bits;
+mod build;
+mod check;
+pub mod code;
 mod error;
+mod files;
+mod folder;
 mod index;
+pub mod list;
 mod manifest;
+mod mapped;
 mod random;
 pub mod rules;
+mod runs;
 mod sampling;
 mod segment;
 mod sides;
+mod spill;
 #[cfg(test)]
 mod testing;
+mod text;
 mod windows;
 mod writer;
 
-pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT};
+pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT, Values};
 pub use error::{Error, Result};
 pub use index::{Contexts, Index, Postings};
 pub use manifest::{Parameters, VERSION};
@@ -39,7 +50,8 @@ pub use random::document_side;
 pub use sampling::{
     Examples, ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Shortfall,
 };
-pub use segment::{Mask, Segment};
+pub use segment::Segment;
 pub use sides::{NO_SIDE, RUN};
+pub use text::Mask;
 pub use windows::{BOUNDARIES, Summary, Windows};
-pub use writer::{Writer, default_segment_contexts};
+pub use writer::{Options, Writer, default_segment_contexts};

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::{Activity, Batch, Index, NO_DOCUMENT, Parameters, Writer};
+use crate::code::{bf16_of, value};
+use crate::{Activity, Batch, Index, NO_DOCUMENT, Parameters, Values, Writer};
 
 pub(crate) type TestResult = Result<(), TestCaseError>;
 
@@ -35,6 +36,7 @@ struct Shape {
     segment_contexts: u64,
     first_context: u64,
     split_seed: u64,
+    lossless: bool,
     seed: u64,
 }
 
@@ -73,6 +75,7 @@ pub(crate) fn corpora() -> impl Strategy<Value = Corpus> {
             segment_contexts,
             first_context,
             split_seed,
+            lossless: true,
             seed,
         }
         .draw()
@@ -125,6 +128,8 @@ impl Shape {
                 first_context: self.first_context,
                 segment_contexts: self.segment_contexts,
                 split_seed: self.split_seed,
+                lossless: self.lossless,
+                text: "text".to_owned(),
                 attributes: BTreeMap::from([("hookpoint".to_owned(), "h.0".to_owned())]),
             },
             // One text over and over with few changes, so that both sides share runs of it.
@@ -159,7 +164,7 @@ impl Corpus {
         self.entries
             .iter()
             .filter(|&&(place, l, activation)| l == latent && activation > 0.0 && self.mask[place])
-            .map(|&(place, _, activation)| (self.base() + place as u64, activation))
+            .map(|&(place, _, activation)| (self.base() + place as u64, value(bf16_of(activation))))
             .collect()
     }
 
@@ -181,12 +186,12 @@ impl Corpus {
                 tokens: &self.tokens[span.clone()],
                 documents: &self.documents[span.clone()],
                 mask: Some(&self.mask[span]),
-                activity: Activity::Sparse {
+                activities: &[Activity::Sparse {
                     rows: &rows,
                     offsets: &offsets,
                     latents: &latents,
-                    activations: &activations,
-                },
+                    activations: Values::F32(&activations),
+                }],
             },
             None,
         )
