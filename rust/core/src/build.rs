@@ -192,8 +192,12 @@ impl Postings for Spilled<'_> {
                 let from = begin + (starts[latent] - starts[0]) as usize;
                 let to = begin + (starts[latent + 1] - starts[0]) as usize;
                 let pairs = &memory.pairs[from..to];
-                memory.positions.extend(pairs.iter().map(|&pair| run.start + (pair & 0xffff)));
-                memory.values.extend(pairs.iter().map(|&pair| (pair >> 16) as u16));
+                memory
+                    .positions
+                    .extend(pairs.iter().map(|&pair| run.start + (pair & 0xffff)));
+                memory
+                    .values
+                    .extend(pairs.iter().map(|&pair| (pair >> 16) as u16));
             }
             visit(&memory.positions, &memory.values);
         }
@@ -251,7 +255,11 @@ impl Postings for Merged<'_> {
                 let begin = memory.positions.len();
                 segment
                     .list(latent as u32)?
-                    .postings(&mut memory.buffers, &mut memory.positions, &mut memory.values)
+                    .postings(
+                        &mut memory.buffers,
+                        &mut memory.positions,
+                        &mut memory.values,
+                    )
                     .map_err(|damaged| segment.damaged(latent as u32, damaged))?;
                 for position in &mut memory.positions[begin..] {
                     *position += base;

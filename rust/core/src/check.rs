@@ -16,8 +16,32 @@ use crate::code::bf16_of;
 use crate::error::{Error, Result};
 use crate::text::TextPart;
 
+/// How much is held at a time; nothing of it is seen in the index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The most positions of a piece, at most [`PIECE`].
+    pub(crate) piece: usize,
+    /// Postings of a chunk: few enough to be ordered within the processor's cache.
+    pub(crate) chunk: usize,
+    /// The fewest postings of a chunk for each latent, which has a number in its table.
+    pub(crate) starts: usize,
+    /// Entries of a batch that are held in memory; a larger batch is looked at twice.
+    pub(crate) group: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            piece: PIECE,
+            chunk: 1 << 20,
+            starts: 4,
+            group: 1 << 23,
+        }
+    }
+}
+
 /// The most positions of a piece: their numbers within it have 16 bits.
-pub(crate) const PIECE: usize = 1 << 16;
+const PIECE: usize = 1 << 16;
 /// The positions of a piece where contexts are short: enough to be worth a thread.
 const USUAL: usize = 1 << 13;
 
@@ -63,7 +87,11 @@ impl Piece {
 
     /// The most postings at one hookpoint.
     pub(crate) fn postings(&self) -> usize {
-        self.hooks.iter().map(|h| h.entries.len()).max().unwrap_or(0)
+        self.hooks
+            .iter()
+            .map(|h| h.entries.len())
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -122,6 +150,7 @@ impl LastSeen {
 pub(crate) struct Checker {
     context_length: usize,
     n_latents: Vec<u32>,
+    limits: Limits,
     scratch: Mutex<Vec<LastSeen>>,
 }
 
@@ -136,10 +165,11 @@ pub(crate) struct Ready<'a> {
 }
 
 impl Checker {
-    pub(crate) fn new(context_length: u32, n_latents: Vec<u32>) -> Self {
+    pub(crate) fn new(context_length: u32, n_latents: Vec<u32>, limits: Limits) -> Self {
         Self {
             context_length: context_length as usize,
             n_latents,
+            limits,
             scratch: Mutex::default(),
         }
     }
@@ -147,9 +177,10 @@ impl Checker {
     /// Compares the lengths of a batch and groups its entries; `context` numbers its first context.
     pub(crate) fn ready<'a>(&'a self, batch: &'a Batch<'a>, context: u64) -> Result<Ready<'a>> {
         let n_rows = batch.check_shapes(self.context_length, &self.n_latents)?;
-        let by_position = batch.activities.iter().map(|activity| {
-            ByPosition::of(activity, n_rows, self.context_length, context)
-        });
+        let by_position = batch
+            .activities
+            .iter()
+            .map(|activity| ByPosition::of(activity, n_rows, self.context_length, context));
         Ok(Ready {
             checker: self,
             batch,
@@ -179,13 +210,18 @@ impl Ready<'_> {
     pub(crate) fn pieces(&self, rows: Range<usize>) -> Result<Vec<Piece>> {
         let length = self.checker.context_length;
         let mut spans = Vec::new();
-        if length > PIECE {
+        let most = self.checker.limits.piece;
+        if length > most {
             for row in rows {
                 let end = (row + 1) * length;
-                spans.extend((row * length..end).step_by(PIECE).map(|at| at..end.min(at + PIECE)));
+                spans.extend(
+                    (row * length..end)
+                        .step_by(most)
+                        .map(|at| at..end.min(at + most)),
+                );
             }
         } else {
-            let step = (USUAL / length).max(1);
+            let step = (USUAL.min(most) / length).max(1);
             let ends = rows.clone().step_by(step);
             spans.extend(ends.map(|row| row * length..rows.end.min(row + step) * length));
         }
@@ -247,9 +283,10 @@ impl Ready<'_> {
         let batch = self.batch;
         let mut part = TextPart {
             tokens: batch.tokens[span.clone()].to_vec(),
-            mask: batch
-                .mask
-                .map_or_else(|| vec![true; span.len()], |mask| mask[span.clone()].to_vec()),
+            mask: batch.mask.map_or_else(
+                || vec![true; span.len()],
+                |mask| mask[span.clone()].to_vec(),
+            ),
             ..TextPart::default()
         };
         let per_token = batch.documents.len() == batch.tokens.len();
@@ -258,7 +295,11 @@ impl Ready<'_> {
         let mut at = span.start;
         while at < span.end {
             let id = batch.documents[at / step];
-            let end = if per_token { at + 1 } else { (at / length + 1) * length };
+            let end = if per_token {
+                at + 1
+            } else {
+                (at / length + 1) * length
+            };
             let end = end.min(span.end);
             if part.ids.last() != Some(&id) {
                 part.starts.push((at - span.start) as u32);
@@ -354,7 +395,11 @@ impl Ready<'_> {
             for position in at..end.min(span.end) {
                 let mark = first + (position - span.start) as u32;
                 let offset = (position % length) as u32;
-                let entries = if self.live(position) { entries(position) } else { 0..0 };
+                let entries = if self.live(position) {
+                    entries(position)
+                } else {
+                    0..0
+                };
                 for entry in entries {
                     let latent = latent_of(entry);
                     if latent == NO_LATENT {
@@ -454,7 +499,7 @@ impl Ready<'_> {
                 if activation > 0.0 {
                     let inside = (position - span.start) as u32;
                     let bf16 = bf16_of(activation);
-                    let (context, offset) = if length > PIECE {
+                    let (context, offset) = if length > self.checker.limits.piece {
                         (0, start_offset + inside)
                     } else {
                         let context = (u64::from(inside) * reciprocal >> 32) as u32;
@@ -493,7 +538,12 @@ impl Ready<'_> {
     }
 
     fn take_scratch(&self) -> LastSeen {
-        let taken = self.checker.scratch.lock().ok().and_then(|mut all| all.pop());
+        let taken = self
+            .checker
+            .scratch
+            .lock()
+            .ok()
+            .and_then(|mut all| all.pop());
         taken.unwrap_or_default()
     }
 
@@ -529,7 +579,11 @@ fn text_hashes(part: &TextPart, length: usize, offset: usize) -> Vec<u64> {
     let contexts = (0..n).step_by(length).map(|start| {
         let end = n.min(start + length);
         documents.clear();
-        while part.starts.get(run + 1).is_some_and(|&s| s as usize <= start) {
+        while part
+            .starts
+            .get(run + 1)
+            .is_some_and(|&s| s as usize <= start)
+        {
             run += 1;
         }
         for at in run..part.starts.len() {

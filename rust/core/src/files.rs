@@ -69,7 +69,9 @@ impl FileWriter {
     fn finish(mut self, durable: bool) -> Result<(FileRecord, Vec<u64>)> {
         self.flush()?;
         if durable {
-            self.file.sync_all().map_err(Error::io("write", &self.path))?;
+            self.file
+                .sync_all()
+                .map_err(Error::io("write", &self.path))?;
         }
         let (bytes, hashes) = self.hasher.finish();
         let xxh3 = hex(root(&hashes));
@@ -113,7 +115,8 @@ impl FolderWriter {
 
     /// Ends a file.
     pub(crate) fn close(&mut self, name: &str, file: FileWriter) -> Result<()> {
-        self.files.insert(name.to_owned(), file.finish(self.durable)?);
+        self.files
+            .insert(name.to_owned(), file.finish(self.durable)?);
         Ok(())
     }
 
@@ -144,7 +147,8 @@ impl FolderWriter {
         let same = |name: &String, record: &FileRecord| -> std::io::Result<bool> {
             Ok(fs::metadata(folder.join(name))?.len() == record.bytes)
         };
-        let mut equal = fs::read(folder.join(PAGES)).ok() == fs::read(self.unfinished().join(PAGES)).ok();
+        let mut equal =
+            fs::read(folder.join(PAGES)).ok() == fs::read(self.unfinished().join(PAGES)).ok();
         for (name, (record, _)) in &self.files {
             equal &= same(name, record).unwrap_or(false);
         }
@@ -157,6 +161,50 @@ impl FolderWriter {
             folder.display()
         )))
     }
+}
+
+/// Makes the folder `to` of the files of the folder `from`: the same files under a second name where
+/// the file system can do that, copies where not.
+///
+/// Where `to` stands already and says the same, it stays.
+pub(crate) fn link_folder(from: &Path, to: &Path, durable: bool) -> Result<()> {
+    let parent = to.parent().unwrap_or(to);
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let unfinished = parent.join(format!("{name}{UNFINISHED}"));
+    if to.is_dir() {
+        let pages = |folder: &Path| fs::read(folder.join(PAGES)).ok();
+        if pages(from) == pages(to) {
+            return Ok(());
+        }
+        return Err(Error::input(format!(
+            "the folder `{}` is there and holds something else",
+            to.display()
+        )));
+    }
+    fs::create_dir_all(&unfinished).map_err(Error::io("create", &unfinished))?;
+    let link = || -> Result<()> {
+        for entry in fs::read_dir(from).map_err(Error::io("read the folder", from))? {
+            let entry = entry.map_err(Error::io("read the folder", from))?;
+            let (source, target) = (entry.path(), unfinished.join(entry.file_name()));
+            if fs::hard_link(&source, &target).is_err() {
+                fs::copy(&source, &target).map_err(Error::io("write", &target))?;
+                if durable {
+                    File::open(&target)
+                        .and_then(|file| file.sync_all())
+                        .map_err(Error::io("write", &target))?;
+                }
+            }
+        }
+        sync_folder(&unfinished, durable)?;
+        fs::rename(&unfinished, to).map_err(Error::io("rename to", to))?;
+        sync_folder(parent, durable)
+    };
+    let linked = link();
+    if linked.is_err() {
+        // As a folder that was not finished.
+        let _ = fs::remove_dir_all(&unfinished);
+    }
+    linked
 }
 
 impl Drop for FolderWriter {

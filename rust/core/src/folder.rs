@@ -200,10 +200,8 @@ fn remove_unnamed(path: &Path, folder: &str, named: &BTreeSet<&str>) -> Result<(
         let entry = entry.map_err(Error::io("read the folder", &parent))?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let stem = [UNFINISHED, MERGED]
-            .iter()
-            .find_map(|end| name.strip_suffix(end))
-            .unwrap_or(name);
+        let stem = name.strip_suffix(UNFINISHED).unwrap_or(name);
+        let stem = stem.strip_suffix(MERGED).unwrap_or(stem);
         let ours = stem.len() == 20 && stem.bytes().all(|b| b.is_ascii_digit());
         if ours && !named.contains(format!("{folder}/{name}").as_str()) {
             let leftover: PathBuf = entry.path();

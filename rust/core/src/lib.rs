@@ -22,10 +22,12 @@ mod bits;
 mod build;
 mod check;
 pub mod code;
+mod compact;
 mod error;
 mod files;
 mod folder;
 mod index;
+mod join;
 pub mod list;
 mod manifest;
 mod mapped;
@@ -43,8 +45,10 @@ mod windows;
 mod writer;
 
 pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT, Values};
+pub use compact::compact;
 pub use error::{Error, Result};
 pub use index::{Contexts, Index, Postings};
+pub use join::join;
 pub use manifest::{Parameters, VERSION};
 pub use random::document_side;
 pub use sampling::{

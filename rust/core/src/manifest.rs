@@ -181,12 +181,17 @@ impl SegmentRecord {
     fn is_inside(&self) -> bool {
         let plain = |name: &str| !name.is_empty() && name != ".." && !name.contains('/');
         let text = [TEXT, SHARED_TEXT].iter().any(|folder| {
-            let rest = self.text.strip_prefix(folder).and_then(|r| r.strip_prefix('/'));
+            let rest = self
+                .text
+                .strip_prefix(folder)
+                .and_then(|r| r.strip_prefix('/'));
             rest.is_some_and(plain)
         });
         let lists = self.lists.strip_prefix("segments/").is_some_and(plain);
         let inside = |path: &String| {
-            let name = path.rsplit_once('/').map(|(folder, name)| (folder, plain(name)));
+            let name = path
+                .rsplit_once('/')
+                .map(|(folder, name)| (folder, plain(name)));
             name == Some((self.text.as_str(), true)) || name == Some((self.lists.as_str(), true))
         };
         text && lists && self.files.keys().all(inside)

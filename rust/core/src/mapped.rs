@@ -228,8 +228,9 @@ impl Mapped {
     /// Whether what was handed out so far was read from a whole file: [`Error::Corrupt`] if it
     /// became shorter. To be asked after the bytes have been used.
     ///
-    /// No system call, a few nanoseconds. Exact, but for a cut within the file's last 4 KiB at the
-    /// very moment in which the kernel clears them; [`Mapped::still_whole`] has no such gap.
+    /// No system call, a few nanoseconds. Exact, but for a cut within the file's last page of memory
+    /// in the very moment in which the kernel clears its rest; [`Mapped::still_whole`] has no such
+    /// gap.
     #[inline]
     pub(crate) fn intact(&self) -> Result<()> {
         match &self.map {
@@ -238,14 +239,16 @@ impl Mapped {
         }
     }
 
-    /// As [`Mapped::intact`], and asks the file system: one system call of one or two microseconds.
+    /// As [`Mapped::intact`], and asks the file system: two system calls, about two microseconds.
     ///
     /// If the file was changed since the last time, all pages that were checked so far are checked
-    /// again, and those that were bad are an error.
+    /// again, and those that were bad are an error. Also puts the handler of bus errors back in
+    /// front where someone has replaced it since.
     pub(crate) fn still_whole(&self) -> Result<()> {
         let Some(map) = &self.map else {
             return Ok(());
         };
+        Guarded::arm().map_err(Error::io("guard", &self.path))?;
         let now = match fs::metadata(&self.path) {
             Ok(now) => now,
             // The file that is mapped lives on without a name, and nobody can open it any more.

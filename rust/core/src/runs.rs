@@ -115,7 +115,10 @@ impl Head {
             tokens: tokens.to_vec(),
             starts: starts.to_vec(),
             ids: ids.chunks_exact(2).map(|id| u64_at(id, 0)).collect(),
-            mask: mask[..self.positions].iter().map(|&live| live == 1).collect(),
+            mask: mask[..self.positions]
+                .iter()
+                .map(|&live| live == 1)
+                .collect(),
         }
     }
 }

@@ -64,7 +64,12 @@ impl<'a> Folder<'a> {
             index,
             segment: record.first_context,
             path,
-            files: record.files.iter().map(|(f, r)| (f.as_str(), r)).filter_map(inside).collect(),
+            files: record
+                .files
+                .iter()
+                .map(|(f, r)| (f.as_str(), r))
+                .filter_map(inside)
+                .collect(),
             hashes: BTreeMap::new(),
         };
         let pages = folder.path_of(PAGES);
@@ -79,12 +84,20 @@ impl<'a> Folder<'a> {
         if expected.bytes != bytes.len() as u64 {
             return Err(folder.corrupt(
                 PAGES,
-                format!("has {} bytes where the manifest says {}", bytes.len(), expected.bytes),
+                format!(
+                    "has {} bytes where the manifest says {}",
+                    bytes.len(),
+                    expected.bytes
+                ),
             ));
         }
         let mut all: Vec<u64> = bytes
             .chunks_exact(8)
-            .map(|hash| hash.iter().rev().fold(0, |all, &byte| all << 8 | u64::from(byte)))
+            .map(|hash| {
+                hash.iter()
+                    .rev()
+                    .fold(0, |all, &byte| all << 8 | u64::from(byte))
+            })
             .collect();
         let mut hashes = BTreeMap::new();
         for (&name, record) in folder.files.iter().filter(|(name, _)| **name != PAGES) {
@@ -131,7 +144,10 @@ impl<'a> Folder<'a> {
         {
             return Err(self.corrupt(
                 name,
-                format!("should have {bytes} bytes, and the manifest says {}", record.bytes),
+                format!(
+                    "should have {bytes} bytes, and the manifest says {}",
+                    record.bytes
+                ),
             ));
         }
         let hashes = self.hashes.remove(name).unwrap_or_default();
@@ -238,7 +254,12 @@ impl Segment {
     pub(crate) fn list_bytes(&self, latent: u32) -> Result<&[u8]> {
         let latent = latent as usize;
         let &[start, end] = self.offsets.values::<u64>(latent..latent + 2)? else {
-            return Err(corrupt(&self.index, self.first_context, OFFSETS, "is too short".into()));
+            return Err(corrupt(
+                &self.index,
+                self.first_context,
+                OFFSETS,
+                "is too short".into(),
+            ));
         };
         self.lists.bytes(start..end)
     }
@@ -277,9 +298,13 @@ impl Segment {
     pub fn document_runs(&self) -> Result<impl Iterator<Item = (u32, u32, u64)> + '_> {
         let (starts, ids) = self.text.document_runs()?;
         let end = self.n_positions() as u32;
-        Ok(starts.iter().zip(ids).enumerate().map(move |(run, (&start, &id))| {
-            (start, starts.get(run + 1).copied().unwrap_or(end), id)
-        }))
+        Ok(starts
+            .iter()
+            .zip(ids)
+            .enumerate()
+            .map(move |(run, (&start, &id))| {
+                (start, starts.get(run + 1).copied().unwrap_or(end), id)
+            }))
     }
 
     /// Which positions count.
@@ -337,7 +362,10 @@ impl Segment {
             nnz += list.n_postings();
         }
         if nnz != self.nnz {
-            return Err(wrong(LISTS, "has another number of postings than the manifest"));
+            return Err(wrong(
+                LISTS,
+                "has another number of postings than the manifest",
+            ));
         }
         Ok(())
     }
@@ -371,7 +399,9 @@ impl Segment {
 
     /// Postings of each latent.
     pub fn counts(&self) -> Result<Vec<u64>> {
-        (0..self.n_latents as u32).map(|latent| Ok(self.list(latent)?.n_postings())).collect()
+        (0..self.n_latents as u32)
+            .map(|latent| Ok(self.list(latent)?.n_postings()))
+            .collect()
     }
 
     /// The postings of one latent: relative positions, ascending, and activations.

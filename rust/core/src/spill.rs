@@ -89,7 +89,10 @@ impl Spill {
             positions: 0,
             largest_token: 0,
             held: Held::new(n),
-            totals: hooks.iter().map(|hook| vec![0; hook.n_latents as usize]).collect(),
+            totals: hooks
+                .iter()
+                .map(|hook| vec![0; hook.n_latents as usize])
+                .collect(),
             hooks,
             path,
         };
@@ -136,7 +139,11 @@ impl Spill {
         self.held.add_text(first, &hashes(head.text_hashes().start));
         for (hook, run) in runs.iter().enumerate() {
             let none = || vec![0; head.contexts];
-            self.held.add(hook, first, &run.map_or_else(none, |run| hashes(run.hashes)));
+            self.held.add(
+                hook,
+                first,
+                &run.map_or_else(none, |run| hashes(run.hashes)),
+            );
         }
     }
 
@@ -173,7 +180,9 @@ impl Spill {
             u64::from_le_bytes(found) == identity
         };
         if !known {
-            self.file.set_len(0).map_err(Error::io("write", &self.path))?;
+            self.file
+                .set_len(0)
+                .map_err(Error::io("write", &self.path))?;
             let mut file = &self.file;
             file.write_all(&identity.to_le_bytes())
                 .map_err(Error::io("write", &self.path))?;
@@ -186,8 +195,15 @@ impl Spill {
         let mut chunks = Vec::new();
         let (mut at, mut position) = (self.end, 0);
         while let Some(words) = self.read_chunk(at, length)? {
-            let Some((head, runs)) = self.parse(&words) else { break };
-            if head.start != position || runs.iter().zip(&self.hooks).any(|(r, h)| h.kept && r.is_none()) {
+            let Some((head, runs)) = self.parse(&words) else {
+                break;
+            };
+            if head.start != position
+                || runs
+                    .iter()
+                    .zip(&self.hooks)
+                    .any(|(r, h)| h.kept && r.is_none())
+            {
                 break;
             }
             position += head.positions as u64;
@@ -205,7 +221,9 @@ impl Spill {
                 self.take(head, runs, &words);
             }
         }
-        self.file.set_len(self.end).map_err(Error::io("write", &self.path))?;
+        self.file
+            .set_len(self.end)
+            .map_err(Error::io("write", &self.path))?;
         let mut file = &self.file;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(self.end))
             .map_err(Error::io("write", &self.path))?;
@@ -292,7 +310,8 @@ impl RunReader<'_> {
         }
         let begin = pairs.len();
         pairs.resize(begin + (last - first) as usize, 0);
-        self.spill.read(at(self.run.pairs + u64::from(first)), &mut pairs[begin..])
+        self.spill
+            .read(at(self.run.pairs + u64::from(first)), &mut pairs[begin..])
     }
 }
 

@@ -20,7 +20,7 @@ use crate::files::{FileWriter, FolderWriter};
 use crate::manifest::FileRecord;
 use crate::mapped::Mapped;
 use crate::random::document_side;
-use crate::segment::{Folder, corrupt, name};
+use crate::segment::{Folder, corrupt};
 use crate::sides::NO_SIDE;
 
 pub(crate) const TOKENS_U16: &str = "tokens.u16";
@@ -84,16 +84,16 @@ pub(crate) struct TextWriter {
 }
 
 impl TextWriter {
-    /// Begins the folder; `wide` if a token id is 65,536 or more.
+    /// Begins the folder `text/name`; `wide` if a token id is 65,536 or more.
     pub(crate) fn create(
         text: &Path,
-        first_context: u64,
+        name: &str,
         wide: bool,
         window: u32,
         split_seed: u64,
         durable: bool,
     ) -> Result<Self> {
-        let folder = FolderWriter::create(text, &name(first_context), durable)?;
+        let folder = FolderWriter::create(text, name, durable)?;
         Ok(Self {
             tokens: folder.file(if wide { TOKENS_U32 } else { TOKENS_U16 })?,
             starts: folder.file(STARTS)?,
@@ -309,7 +309,9 @@ impl Text {
         let mut at = range.start;
         let mut run = self.run_of(at)?;
         while at < range.end {
-            let next = starts.get(run + 1).map_or(range.end, |&start| start as usize);
+            let next = starts
+                .get(run + 1)
+                .map_or(range.end, |&start| start as usize);
             // A damaged start must not lead astray.
             let end = next.clamp(at + usize::from(run + 1 >= starts.len()), range.end);
             out.extend(std::iter::repeat_n(ids[run.min(ids.len() - 1)], end - at));
@@ -338,7 +340,8 @@ impl Text {
             if start as usize >= range.end {
                 break;
             }
-            part.starts.push((start as usize).saturating_sub(range.start) as u32);
+            part.starts
+                .push((start as usize).saturating_sub(range.start) as u32);
             part.ids.push(id);
         }
         let mask = self.mask()?;
@@ -356,7 +359,13 @@ impl Text {
     }
 
     fn files(&self) -> [&Mapped; 5] {
-        [self.tokens_file(), &self.starts, &self.ids, &self.mask, &self.hashes]
+        [
+            self.tokens_file(),
+            &self.starts,
+            &self.ids,
+            &self.mask,
+            &self.hashes,
+        ]
     }
 
     /// Compares every checksum, and whether the documents' runs are in order.
@@ -365,7 +374,9 @@ impl Text {
         let (starts, _) = self.document_runs()?;
         let ordered = starts.is_sorted_by(|a, b| a < b)
             && starts.first() == Some(&0)
-            && starts.last().is_some_and(|&s| (s as usize) < self.n_positions);
+            && starts
+                .last()
+                .is_some_and(|&s| (s as usize) < self.n_positions);
         if ordered {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::batch::Batch;
 use crate::build::{self, Spilled, write_lists};
-use crate::check::{Checker, PIECE, Piece, Ready};
+use crate::check::{Checker, Limits, Piece, Ready};
 use crate::error::{Error, Result};
 use crate::folder::{compare, refuse_foreign, remove_leftovers, take_locks};
 use crate::manifest::{FileRecord, Manifest, Parameters, SHARED_TEXT, SegmentRecord, TEXT};
@@ -23,12 +23,11 @@ use crate::segment::{self, Segment, shape};
 use crate::spill::{self, Held, Spill};
 use crate::text::{TextWriter, WrittenText};
 
+#[cfg(test)]
+mod tests;
+
 /// Tokens in a segment where nothing else is asked for.
 const SEGMENT_TOKENS: u64 = 1 << 24;
-/// Postings of a chunk: few enough to be ordered within the processor's cache.
-const CHUNK: usize = 1 << 20;
-/// Entries of a batch that are held in memory at a time; a larger one is looked at twice.
-const GROUP: usize = 1 << 23;
 
 /// The number of contexts of a segment where nothing else is asked for.
 #[must_use]
@@ -59,6 +58,7 @@ pub struct Writer {
     hooks: Vec<IndexState>,
     /// What a spill must have been written for.
     identity: u64,
+    limits: Limits,
     checker: Checker,
     /// The first context of the open segment.
     first: u64,
@@ -75,6 +75,9 @@ pub struct Writer {
     cursor: u64,
     /// Held as long as the writer is open.
     locks: Vec<File>,
+    /// The step of a commit that fails.
+    #[cfg(test)]
+    fail_at: Option<u32>,
 }
 
 /// The index of one hookpoint.
@@ -122,7 +125,9 @@ impl Writer {
                 )));
             }
             if names[..at].contains(&name.as_str()) {
-                return Err(Error::input(format!("the hookpoint `{name}` is named twice")));
+                return Err(Error::input(format!(
+                    "the hookpoint `{name}` is named twice"
+                )));
             }
             let alike = Parameters {
                 n_latents: first.n_latents,
@@ -138,7 +143,13 @@ impl Writer {
         }
         let all = hookpoints.iter().map(|(name, parameters)| {
             let text = SHARED_TEXT.to_owned();
-            (path.join(name), Parameters { text, ..parameters.clone() })
+            (
+                path.join(name),
+                Parameters {
+                    text,
+                    ..parameters.clone()
+                },
+            )
         });
         Self::open_all(path, all.collect(), options)
     }
@@ -206,8 +217,15 @@ impl Writer {
             path: path.to_owned(),
             text,
             durable: options.durable,
+            limits: Limits::default(),
+            #[cfg(test)]
+            fail_at: None,
             identity: spill::identity(texts.iter().map(String::as_str)),
-            checker: Checker::new(parameters.context_length, n_latents.collect()),
+            checker: Checker::new(
+                parameters.context_length,
+                n_latents.collect(),
+                Limits::default(),
+            ),
             first,
             spill: None,
             waiting: Vec::new(),
@@ -307,9 +325,10 @@ impl Writer {
         let n_rows = ready.rows() as u64;
         let end = first.saturating_add(n_rows);
         self.parameters().check_contexts(end)?;
-        let most = (GROUP / ready.entries_per_row().max(1)).max(1) as u64;
+        let most = (self.limits.group / ready.entries_per_row().max(1)).max(1) as u64;
         let ranges = self.row_ranges(first, end, most);
-        let rows = |range: &Range<u64>| (range.start - first) as usize..(range.end - first) as usize;
+        let rows =
+            |range: &Range<u64>| (range.start - first) as usize..(range.end - first) as usize;
         let next = self.next_context();
         let mut kept = Vec::new();
         for range in &ranges {
@@ -338,7 +357,11 @@ impl Writer {
         let mut ranges = Vec::new();
         let mut at = first;
         while at < end {
-            let cut = if at < next { next } else { self.end_of_segment(at) };
+            let cut = if at < next {
+                next
+            } else {
+                self.end_of_segment(at)
+            };
             let to = end.min(cut).min(at + most);
             ranges.push(at..to);
             at = to;
@@ -393,7 +416,7 @@ impl Writer {
         let threads = rayon::current_num_threads();
         let positions: usize = self.waiting.iter().map(Piece::positions).sum();
         let postings: usize = self.waiting.iter().map(Piece::postings).sum();
-        if positions >= threads * PIECE || postings >= threads * self.chunk_postings() {
+        if positions >= threads * self.limits.piece || postings >= threads * self.chunk_postings() {
             let flushed = self.flush(false);
             if flushed.is_err() {
                 self.abandon();
@@ -405,8 +428,12 @@ impl Writer {
 
     /// So many that the table of where each latent begins is small beside them.
     fn chunk_postings(&self) -> usize {
-        let latents = self.hooks.iter().map(|hook| hook.manifest.parameters.n_latents);
-        CHUNK.max(4 * latents.max().unwrap_or(0) as usize)
+        let latents = self
+            .hooks
+            .iter()
+            .map(|hook| hook.manifest.parameters.n_latents);
+        let latents = latents.max().unwrap_or(0) as usize;
+        self.limits.chunk.max(self.limits.starts * latents)
     }
 
     /// Spills what waits; all of it, or full chunks alone.
@@ -415,9 +442,11 @@ impl Writer {
         let mut groups: Vec<Range<usize>> = Vec::new();
         let (mut begin, mut positions, mut postings) = (0, 0, 0);
         for (at, piece) in self.waiting.iter().enumerate() {
-            let long = piece.offset > 0 || piece.positions() == PIECE;
+            let long = piece.offset > 0 || piece.positions() == self.limits.piece;
             if at > begin
-                && (long || positions + piece.positions() > PIECE || postings + piece.postings() > most)
+                && (long
+                    || positions + piece.positions() > self.limits.piece
+                    || postings + piece.postings() > most)
             {
                 groups.push(begin..at);
                 (begin, positions, postings) = (at, 0, 0);
@@ -441,11 +470,14 @@ impl Writer {
         self.chunks.resize_with(threads, Chunk::default);
         for some in groups.chunks(threads) {
             let waiting = &self.waiting;
-            self.chunks.par_iter_mut().zip(some).for_each(|(chunk, range)| {
-                let pieces = &waiting[range.clone()];
-                let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
-                chunk.fill(pieces, start, &hooks);
-            });
+            self.chunks
+                .par_iter_mut()
+                .zip(some)
+                .for_each(|(chunk, range)| {
+                    let pieces = &waiting[range.clone()];
+                    let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
+                    chunk.fill(pieces, start, &hooks);
+                });
             for (chunk, _) in self.chunks.iter().zip(some) {
                 spill.append(chunk)?;
             }
@@ -508,11 +540,14 @@ impl Writer {
             return Ok(());
         };
         let contexts = spill.contexts();
+        self.step()?;
         if contexts > 0 {
             let text = self.write_text(&spill)?;
+            self.step()?;
             for number in 0..self.hooks.len() {
                 if self.hooks[number].manifest.end() == self.first {
                     self.write_segment(number, &spill, &text, contexts)?;
+                    self.step()?;
                 }
             }
         }
@@ -523,11 +558,31 @@ impl Writer {
         Ok(())
     }
 
+    /// A point between two steps of a commit, where a test can have it fail.
+    #[cfg_attr(
+        not(test),
+        allow(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            clippy::needless_pass_by_ref_mut
+        )
+    )]
+    fn step(&mut self) -> Result<()> {
+        #[cfg(test)]
+        if let Some(left) = &mut self.fail_at {
+            if *left == 0 {
+                return Err(Error::input("asked to fail"));
+            }
+            *left -= 1;
+        }
+        Ok(())
+    }
+
     fn write_text(&self, spill: &Spill) -> Result<WrittenText> {
         let parameters = self.parameters();
         let mut text = TextWriter::create(
             &self.text,
-            self.first,
+            &segment::name(self.first),
             spill.largest_token > u32::from(u16::MAX),
             parameters.window,
             parameters.split_seed,
@@ -569,6 +624,10 @@ impl Writer {
             text: texts,
             files: all,
         };
+        #[cfg(test)]
+        if self.fail_at == Some(1) {
+            return Err(Error::input("asked to fail"));
+        }
         let segment = Segment::open(&hook.path, parameters, &record)?;
         let mut manifest = hook.manifest.clone();
         manifest.segments.push(record);
@@ -583,7 +642,9 @@ impl Writer {
 impl IndexState {
     /// The hashes of a committed context: of its postings and of its text.
     fn hashes(&self, context: u64) -> Result<(u64, u64)> {
-        let after = self.segments.partition_point(|s| s.first_context() <= context);
+        let after = self
+            .segments
+            .partition_point(|s| s.first_context() <= context);
         let segment = &self.segments[after - 1];
         let at = (context - segment.first_context()) as usize;
         let hashes = (segment.hashes()?[at], segment.text_hashes()?[at]);
@@ -597,95 +658,8 @@ pub(crate) fn with_folder(
     folder: &str,
     files: BTreeMap<String, FileRecord>,
 ) -> BTreeMap<String, FileRecord> {
-    let named = files.into_iter().map(|(name, record)| (format!("{folder}/{name}"), record));
+    let named = files
+        .into_iter()
+        .map(|(name, record)| (format!("{folder}/{name}"), record));
     named.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{corpora, files, scratch};
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-
-        #[test]
-        fn bytes_do_not_depend_on_batches(corpus in corpora(), batch in 1usize..9) {
-            let folder = scratch();
-            let (whole, split) = (folder.path().join("whole"), folder.path().join("split"));
-            corpus.build(&whole, corpus.contexts().max(1)).unwrap();
-            corpus.build(&split, batch).unwrap();
-            prop_assert!(files(&whole) == files(&split));
-        }
-
-        #[test]
-        fn an_interrupted_build_run_again_ends_in_the_same_bytes(
-            corpus in corpora(), reached in 0usize..9, batch in 1usize..4, jump: bool,
-        ) {
-            let folder = scratch();
-            let (once, twice) = (folder.path().join("once"), folder.path().join("twice"));
-            corpus.build(&once, 2).unwrap();
-            {
-                let mut writer = Writer::open(&twice, corpus.parameters.clone()).unwrap();
-                corpus.add(&mut writer, 0, reached.min(corpus.contexts())).unwrap();
-                writer.abandon();
-            }
-            if jump {
-                let mut writer = Writer::open(&twice, corpus.parameters.clone()).unwrap();
-                let from = (writer.next_context() - corpus.parameters.first_context) as usize;
-                writer.cursor = writer.next_context();
-                corpus.add(&mut writer, from, corpus.contexts()).unwrap();
-                writer.finish().unwrap();
-            } else {
-                corpus.build(&twice, batch).unwrap();
-            }
-            prop_assert!(files(&once) == files(&twice));
-            corpus.build(&twice, batch).unwrap();
-            prop_assert!(files(&once) == files(&twice));
-        }
-
-        #[test]
-        fn a_finished_index_can_be_extended(corpus in corpora(), reached in 0usize..9) {
-            let folder = scratch();
-            let path = folder.path().join("index");
-            let mut writer = Writer::open(&path, corpus.parameters.clone()).unwrap();
-            corpus.add(&mut writer, 0, reached.min(corpus.contexts())).unwrap();
-            writer.finish().unwrap();
-            corpus.build(&path, 2).unwrap();
-            let index = crate::Index::open(&path, false).unwrap();
-            prop_assert_eq!(index.n_contexts() as usize, corpus.contexts());
-            for latent in 0..index.n_latents() {
-                let postings = index.postings(latent).unwrap();
-                let found: Vec<_> = postings.positions.into_iter().zip(postings.activations).collect();
-                prop_assert_eq!(found, corpus.postings(latent));
-            }
-            for segment in index.segments() {
-                let last = segment.first_context() + segment.contexts() as u64 - 1;
-                prop_assert!(last < corpus.parameters.cut_after(segment.first_context()));
-            }
-        }
-    }
-
-    #[test]
-    fn a_second_writer_is_refused_until_the_first_lets_go() {
-        let folder = scratch();
-        let parameters = Parameters {
-            n_latents: 2,
-            context_length: 4,
-            window: 4,
-            first_context: 0,
-            segment_contexts: 2,
-            split_seed: 0,
-            lossless: false,
-            text: "text".to_owned(),
-            attributes: std::collections::BTreeMap::new(),
-        };
-        let mut first = Writer::open(folder.path(), parameters.clone()).unwrap();
-        let refused = Writer::open(folder.path(), parameters.clone()).unwrap_err();
-        assert!(refused.to_string().contains("another writer"), "{refused}");
-        first.abandon();
-        Writer::open(folder.path(), parameters).unwrap();
-    }
 }

@@ -7,8 +7,9 @@
 //! (systemd and Firefox do the same for the files they map.)
 //!
 //! The handler takes no lock and allocates nothing. Two things can undo it: a thread that blocks
-//! `SIGBUS` (the kernel then kills the process), and a handler that someone installs later; mapping
-//! the next file puts ours in front of that one.
+//! `SIGBUS` (the kernel then kills the process), and a handler that someone installs later
+//! (`faulthandler.enable()` in a running Python, or its `disable()`). The next file that is mapped
+//! and the next [`still_whole`](super::Mapped::still_whole) put ours in front of that one.
 //!
 //! The kernel tells nothing where a file is cut off within a page of memory: the rest of the page
 //! turns to zeros. So every mapping has a sentinel, the last byte of the file that is not 0: whatever
@@ -37,8 +38,7 @@ pub(super) struct Guarded {
 impl Guarded {
     /// Maps `len` bytes (not 0) of a file; reads the last page of it.
     pub(super) fn map(file: &File, len: usize) -> io::Result<Self> {
-        #[cfg(unix)]
-        signal::install()?;
+        Self::arm()?;
         // SAFETY: nothing in this process writes to the file, and the files of an index are never
         // changed once the manifest names them. Who cuts one off all the same is caught here; who
         // writes to it in place breaks what `&[u8]` promises, as with any mapped file, and may be
@@ -58,6 +58,13 @@ impl Guarded {
             guarded.sentinel = (place, guarded.map[place]);
         }
         Ok(guarded)
+    }
+
+    /// Sees to it that the handler is in place, in front of all others.
+    pub(super) fn arm() -> io::Result<()> {
+        #[cfg(unix)]
+        signal::install()?;
+        Ok(())
     }
 
     /// The bytes, as they are in the file, or zeros if it is no longer intact.

@@ -230,6 +230,29 @@ fn a_flipped_byte_is_an_error_of_its_page_and_stays_one() {
 }
 
 #[test]
+fn long_ranges_are_checked_as_well() {
+    let disk = OnDisk::new(noise(140 * PAGE, 11));
+    let mapped = disk.open();
+    for page in [0, 1, 63, 64, 65, 66, 127, 139] {
+        mapped
+            .bytes(page * PAGE as u64..page * PAGE as u64 + 1)
+            .unwrap();
+    }
+    disk.file().write_all_at(&[0], 130 * PAGE as u64).unwrap();
+    let good = mapped.bytes(0..130 * PAGE as u64).unwrap();
+    assert!(good == &disk.content[..130 * PAGE]);
+    assert!((0..130).all(|page| mapped.good.get(page)));
+    for first in [0, 126, 130] {
+        let range = first * PAGE as u64..131 * PAGE as u64;
+        assert!(
+            problem(mapped.bytes(range)).starts_with("does not match its checksum in page 130")
+        );
+    }
+    problem(mapped.all::<u64>());
+    assert!(!mapped.good.get(130));
+}
+
+#[test]
 fn a_file_that_is_not_the_recorded_one_is_refused() {
     let disk = OnDisk::new(noise(PAGE + 1, 2));
     let hashes = page_hashes(&disk.content);
@@ -326,6 +349,10 @@ fn a_cut_during_reads_from_many_threads_is_an_error_in_each() {
             for number in 0..4usize {
                 scope.spawn(move || {
                     barrier.wait();
+                    if number == 3 {
+                        let error = (0..).find_map(|_| mapped.verify().err());
+                        return assert_eq!(problem::<()>(Err(error.unwrap())), SHORTER);
+                    }
                     let mut page = number * 10;
                     loop {
                         let range = page * PAGE..(page + 1) * PAGE;
