@@ -166,8 +166,8 @@ impl Index {
     pub fn counts(&self) -> Result<Vec<u64>> {
         let mut counts = vec![0; self.n_latents() as usize];
         for segment in &self.segments {
-            for (count, pair) in counts.iter_mut().zip(segment.offsets()?.windows(2)) {
-                *count += pair[1] - pair[0];
+            for (count, n) in counts.iter_mut().zip(segment.counts()?) {
+                *count += n;
             }
         }
         Ok(counts)
@@ -183,7 +183,7 @@ impl Index {
             postings
                 .positions
                 .extend(positions.iter().map(|&p| base + u64::from(p)));
-            postings.activations.extend_from_slice(activations);
+            postings.activations.extend(activations);
         }
         Ok(postings)
     }

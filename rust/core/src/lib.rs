@@ -18,33 +18,44 @@
 #![deny(missing_docs)]
 
 mod batch;
-pub(crate) mod bits;
+mod bits;
+mod build;
+mod check;
 pub mod code;
+mod compact;
 mod error;
+mod files;
+mod folder;
 mod index;
+mod join;
 pub mod list;
 mod manifest;
-#[allow(dead_code, unused_imports)] // until the segments read through it
 mod mapped;
 mod random;
 pub mod rules;
+mod runs;
 mod sampling;
 mod segment;
 mod sides;
+mod spill;
 #[cfg(test)]
 mod testing;
+mod text;
 mod windows;
 mod writer;
 
-pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT};
+pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT, Values};
+pub use compact::compact;
 pub use error::{Error, Result};
 pub use index::{Contexts, Index, Postings};
+pub use join::join;
 pub use manifest::{Parameters, VERSION};
 pub use random::document_side;
 pub use sampling::{
     Examples, ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Shortfall,
 };
-pub use segment::{Mask, Segment};
+pub use segment::Segment;
 pub use sides::{NO_SIDE, RUN};
+pub use text::Mask;
 pub use windows::{BOUNDARIES, Summary, Windows};
-pub use writer::{Writer, default_segment_contexts};
+pub use writer::{Options, Writer, default_segment_contexts};

@@ -117,7 +117,8 @@ impl Index {
         let mask = segment.mask()?;
         let seed = self.parameters().split_seed;
         let mut last = None;
-        let sides = segment.documents()?.iter().enumerate();
+        let documents = segment.documents()?;
+        let sides = documents.iter().enumerate();
         Ok(sides
             .map(|(position, &document)| {
                 if !mask.get(position) {

@@ -166,7 +166,7 @@ impl Index {
             let (positions, activations) = segment.postings(latent)?;
             counts.count += positions.len() as u64;
             let mut last = None;
-            for (&position, &activation) in positions.iter().zip(activations) {
+            for (&position, &activation) in positions.iter().zip(&activations) {
                 let window = self.window_number(base + u64::from(position));
                 let scored = sides[window] == 1 && eligible[window];
                 if last != Some(window) {

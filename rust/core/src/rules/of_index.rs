@@ -59,8 +59,8 @@ impl Corpus {
         let mut documents = Vec::with_capacity(size);
         for segment in index.segments() {
             let mask = segment.mask()?;
-            tokens.extend_from_slice(segment.tokens()?);
-            documents.extend_from_slice(segment.documents()?);
+            tokens.extend(segment.tokens()?);
+            documents.extend(segment.documents()?);
             unmasked.extend((0..segment.n_positions()).map(|p| mask.get(p)));
         }
         let (sides, eligible) = (index.sides()?, index.eligible()?);
