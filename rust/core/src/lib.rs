@@ -10,7 +10,10 @@
 //! | `segment` | what is in a segment's files |
 //! | `manifest` | what belongs to the index |
 //! | `index` | what was stored |
+//! | `ranked` | which window has a rank, and which rank a decile |
 //! | `windows` | where is a latent active, and how strongly, window by window |
+//! | `top` | which windows are the strongest, exactly |
+//! | `summary` | how many windows and documents each latent has |
 //! | `sides` | which windows explain, which score, which are left out |
 //! | `sampling` | which windows are drawn |
 //! | `rules` | which predicate over tokens says when a latent is active |
@@ -18,16 +21,22 @@
 #![deny(missing_docs)]
 
 mod batch;
+mod bits;
+mod code;
 mod error;
 mod index;
+mod list;
 mod manifest;
 mod random;
+mod ranked;
 pub mod rules;
 mod sampling;
 mod segment;
 mod sides;
+mod summary;
 #[cfg(test)]
 mod testing;
+mod top;
 mod windows;
 mod writer;
 
@@ -41,5 +50,7 @@ pub use sampling::{
 };
 pub use segment::{Mask, Segment};
 pub use sides::{NO_SIDE, RUN};
-pub use windows::{BOUNDARIES, Summary, Windows};
+pub use summary::Summary;
+pub use top::Top;
+pub use windows::{BOUNDARIES, Histogram, Windows};
 pub use writer::{Writer, default_segment_contexts};

@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -23,6 +24,7 @@ use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
+use crate::list::{Damaged, Encoder, List, Shape};
 use crate::manifest::{FileRecord, Parameters, SegmentRecord, hex, sync_folder};
 
 #[cfg(target_endian = "big")]
@@ -256,9 +258,95 @@ pub struct Segment {
     offsets: DataFile,
     positions: DataFile,
     activations: DataFile,
+    // What follows is the stand-in for format 1.
+    shape: Shape,
+    split_seed: u64,
+    lists: Vec<OnceLock<Vec<u8>>>,
+    runs: OnceLock<(Vec<u32>, Vec<u64>)>,
 }
 
 impl Segment {
+    /// The shape of its lists.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// How many windows it holds.
+    #[must_use]
+    pub fn n_windows(&self) -> u32 {
+        self.shape.n_windows
+    }
+
+    /// The list of a latent.
+    pub(crate) fn list(&self, latent: u32) -> Result<List<'_>> {
+        let (positions, activations) = self.postings(latent)?;
+        let bytes = match self.lists[latent as usize].get() {
+            Some(bytes) => bytes,
+            None => {
+                let values: Vec<u16> =
+                    activations.iter().map(|&a| crate::code::bf16_of(a)).collect();
+                let (documents, mask) = (self.documents()?, self.mask()?);
+                let sides: Vec<u8> = (0..self.n_windows() as usize)
+                    .map(|w| {
+                        let span = w * self.shape.window as usize..(w + 1) * self.shape.window as usize;
+                        let mut seen = [false; 2];
+                        for p in span.filter(|&p| mask.get(p)) {
+                            seen[crate::random::document_side(documents[p], self.split_seed)
+                                as usize] = true;
+                        }
+                        match seen {
+                            [true, false] => 0,
+                            [false, true] => 1,
+                            _ => 2,
+                        }
+                    })
+                    .collect();
+                let mut bytes = Vec::new();
+                Encoder::new(self.shape).encode(positions, &values, &sides, &mut bytes);
+                self.lists[latent as usize].get_or_init(|| bytes)
+            }
+        };
+        List::open(bytes, self.shape).map_err(|d| self.damaged(latent, &d))
+    }
+
+    /// What to say of a list that cannot be read.
+    pub(crate) fn damaged(&self, latent: u32, damaged: &Damaged) -> Error {
+        self.positions.corrupt(format!("has a damaged list of latent {latent}: {}", damaged.0))
+    }
+
+    /// Appends token ids.
+    pub(crate) fn tokens_into(&self, span: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
+        out.extend_from_slice(&self.tokens()?[span]);
+        Ok(())
+    }
+
+    /// Appends document ids.
+    pub(crate) fn documents_into(&self, span: Range<usize>, out: &mut Vec<u64>) -> Result<()> {
+        out.extend_from_slice(&self.documents()?[span]);
+        Ok(())
+    }
+
+    /// The document of a position.
+    pub(crate) fn document_of(&self, position: usize) -> Result<u64> {
+        Ok(self.documents()?[position])
+    }
+
+    /// Where each run of one document begins, and its id.
+    pub(crate) fn document_runs(&self) -> Result<(&[u32], &[u64])> {
+        let documents = self.documents()?;
+        let (starts, ids) = self.runs.get_or_init(|| {
+            let (mut starts, mut ids) = (vec![], vec![]);
+            for (p, &d) in documents.iter().enumerate() {
+                if ids.last() != Some(&d) {
+                    starts.push(p as u32);
+                    ids.push(d);
+                }
+            }
+            (starts, ids)
+        });
+        Ok((starts, ids))
+    }
+
     /// Maps the files of a segment after comparing their sizes; reads none of them.
     pub(crate) fn open(
         index: &Path,
@@ -284,6 +372,14 @@ impl Segment {
             offsets: open(OFFSETS, (u64::from(parameters.n_latents) + 1) * 8)?,
             positions: open(POSITIONS, postings)?,
             activations: open(ACTIVATIONS, postings)?,
+            shape: Shape {
+                n_windows: (n_positions / u64::from(parameters.window)) as u32,
+                window: parameters.window,
+                lossless: parameters.attributes.contains_key("lossless"),
+            },
+            split_seed: parameters.split_seed,
+            lists: (0..parameters.n_latents).map(|_| OnceLock::new()).collect(),
+            runs: OnceLock::new(),
         })
     }
 

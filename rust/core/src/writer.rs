@@ -425,7 +425,7 @@ mod tests {
             for latent in 0..index.n_latents() {
                 let postings = index.postings(latent).unwrap();
                 let found: Vec<_> = postings.positions.into_iter().zip(postings.activations).collect();
-                prop_assert_eq!(found, corpus.postings(latent));
+                prop_assert_eq!(found, corpus.kept(latent));
             }
             for segment in index.segments() {
                 let last = segment.first_context() + segment.contexts() as u64 - 1;

@@ -1,0 +1,300 @@
+//! Streams of bits: the first bit is the lowest of the first byte.
+
+/// Appends fields of up to 32 bits.
+#[derive(Debug, Default)]
+pub(crate) struct BitWriter {
+    /// What is written, and then whatever there is room for.
+    buffer: Vec<u8>,
+    /// Whole bytes that are written.
+    n_bytes: usize,
+    pending: u64,
+    /// Bits in `pending`, below 8.
+    n_pending: u32,
+}
+
+impl BitWriter {
+    pub(crate) fn clear(&mut self) {
+        self.n_bytes = 0;
+        self.pending = 0;
+        self.n_pending = 0;
+    }
+
+    /// Bits written so far.
+    pub(crate) fn len(&self) -> u64 {
+        self.n_bytes as u64 * 8 + u64::from(self.n_pending)
+    }
+
+    /// The whole bytes; all of them after [`Self::align`].
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.n_bytes]
+    }
+
+    /// Appends the `width` bits of `value`, which has no others.
+    #[inline]
+    pub(crate) fn put(&mut self, value: u32, width: u32) {
+        let mut burst = self.burst(u64::from(width));
+        burst.put(u64::from(value), width);
+        burst.end();
+    }
+
+    /// Appends `value` zeros and a one.
+    #[inline]
+    pub(crate) fn unary(&mut self, value: u32) {
+        let mut burst = self.burst(u64::from(value) + 1);
+        burst.unary(value);
+        burst.end();
+    }
+
+    /// Begins a burst of up to `bits` bits, for which there is room then.
+    #[inline]
+    pub(crate) fn burst(&mut self, bits: u64) -> Burst<'_> {
+        let needed = self.n_bytes + (bits / 8) as usize + 16;
+        if needed > self.buffer.len() {
+            self.buffer.resize(needed + needed / 2, 0);
+        }
+        Burst {
+            buffer: &mut self.buffer,
+            n_bytes: self.n_bytes,
+            pending: self.pending,
+            n_pending: self.n_pending,
+            ends: (&mut self.n_bytes, &mut self.pending, &mut self.n_pending),
+        }
+    }
+
+    /// Appends a number from 1 up: as many zeros as it has bits after the first, then its bits.
+    pub(crate) fn gamma(&mut self, value: u32) {
+        let bits = value.ilog2();
+        self.unary(bits);
+        self.put(value - (1 << bits), bits);
+    }
+
+    /// Appends a number in Golomb-Rice form: its high part unary, then its `k` low bits.
+    pub(crate) fn rice(&mut self, value: u32, k: u32) {
+        self.unary(value >> k);
+        self.put(value & low_mask(k), k);
+    }
+
+    /// Fills the last byte with zeros.
+    pub(crate) fn align(&mut self) {
+        self.put(0, (8 - self.n_pending) & 7);
+    }
+}
+
+/// Fields appended one after the other, the state of the stream in registers; ended by `end`.
+pub(crate) struct Burst<'a> {
+    buffer: &'a mut [u8],
+    n_bytes: usize,
+    pending: u64,
+    n_pending: u32,
+    ends: (&'a mut usize, &'a mut u64, &'a mut u32),
+}
+
+impl Burst<'_> {
+    /// Appends the `width` bits, up to 56, of `value`, which has no others.
+    #[inline]
+    pub(crate) fn put(&mut self, value: u64, width: u32) {
+        debug_assert!(width <= 56 && value >> width == 0);
+        // Written at every call, whole bytes or not: there is no branch to guess wrong.
+        self.pending |= value << self.n_pending;
+        self.n_pending += width;
+        self.buffer[self.n_bytes..self.n_bytes + 8].copy_from_slice(&self.pending.to_le_bytes());
+        self.n_bytes += (self.n_pending >> 3) as usize;
+        self.pending >>= self.n_pending & !7;
+        self.n_pending &= 7;
+    }
+
+    /// Appends `value` zeros and a one.
+    #[inline]
+    pub(crate) fn unary(&mut self, mut value: u32) {
+        while value >= 55 {
+            self.put(0, 55);
+            value -= 55;
+        }
+        self.put(1 << value, value + 1);
+    }
+
+    /// Leaves the stream after what was appended.
+    #[inline]
+    pub(crate) fn end(self) {
+        *self.ends.0 = self.n_bytes;
+        *self.ends.1 = self.pending;
+        *self.ends.2 = self.n_pending;
+    }
+}
+
+/// The length of [`BitWriter::gamma`].
+pub(crate) fn gamma_bits(value: u32) -> u32 {
+    2 * value.ilog2() + 1
+}
+
+/// The bits that numbers up to and including `largest` need.
+#[inline]
+pub(crate) fn width_of(largest: u32) -> u32 {
+    u32::BITS - largest.leading_zeros()
+}
+
+#[inline]
+pub(crate) fn low_mask(width: u32) -> u32 {
+    ((1u64 << width) - 1) as u32
+}
+
+/// Bytes read as bits; what lies beyond their end is 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bits<'a>(pub(crate) &'a [u8]);
+
+impl Bits<'_> {
+    /// At least 57 bits from `at` on.
+    #[inline]
+    pub(crate) fn load(self, at: u64) -> u64 {
+        let byte = (at >> 3) as usize;
+        let word = match self.0.get(byte..byte.wrapping_add(8)) {
+            Some(eight) => u64::from_le_bytes(eight.try_into().unwrap_or_default()),
+            None => self.load_at_the_end(byte),
+        };
+        word >> (at & 7)
+    }
+
+    #[cold]
+    fn load_at_the_end(self, byte: usize) -> u64 {
+        let mut word = [0; 8];
+        let rest = self.0.get(byte..).unwrap_or_default();
+        let n = rest.len().min(8);
+        word[..n].copy_from_slice(&rest[..n]);
+        u64::from_le_bytes(word)
+    }
+
+    /// The field of `width` bits, up to 32, at `at`.
+    #[inline]
+    pub(crate) fn get(self, at: u64, width: u32) -> u32 {
+        (self.load(at) as u32) & low_mask(width)
+    }
+
+    pub(crate) fn len(self) -> u64 {
+        self.0.len() as u64 * 8
+    }
+}
+
+/// Reads one field after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BitReader<'a> {
+    pub(crate) bits: Bits<'a>,
+    pub(crate) at: u64,
+}
+
+impl BitReader<'_> {
+    #[inline]
+    pub(crate) fn get(&mut self, width: u32) -> u32 {
+        let value = self.bits.get(self.at, width);
+        self.at += u64::from(width);
+        value
+    }
+
+    /// The zeros before the next one; None where the bytes end first.
+    #[inline]
+    pub(crate) fn unary(&mut self) -> Option<u32> {
+        let mut zeros = 0;
+        loop {
+            let word = self.bits.load(self.at) & (u64::MAX >> 8);
+            if word != 0 {
+                let n = word.trailing_zeros();
+                self.at += u64::from(n) + 1;
+                return (self.at <= self.bits.len()).then_some(zeros + n);
+            }
+            self.at += 56;
+            zeros += 56;
+            if self.at >= self.bits.len() {
+                return None;
+            }
+        }
+    }
+
+    pub(crate) fn gamma(&mut self) -> Option<u32> {
+        let bits = self.unary()?;
+        (bits < 32).then(|| (1u64 << bits) as u32 | self.get(bits))
+    }
+
+    pub(crate) fn rice(&mut self, k: u32) -> Option<u32> {
+        let high = u64::from(self.unary()?);
+        let value = high << k | u64::from(self.get(k));
+        u32::try_from(value).ok()
+    }
+}
+
+/// Appends a number, seven bits to a byte, the lowest first.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Takes a number from the front; None where the bytes end first or it is above 2^63.
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..63).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn fields_are_read_as_written(
+            fields in prop::collection::vec((0u32..=32, any::<u32>()), 0..80),
+            numbers in prop::collection::vec((1u32..5_000, 0u32..12), 0..40),
+            varints in prop::collection::vec(0u64..1 << 62, 0..20),
+        ) {
+            let mut writer = BitWriter::default();
+            for &(width, value) in &fields {
+                writer.put(value & low_mask(width), width);
+            }
+            for &(value, k) in &numbers {
+                writer.gamma(value);
+                writer.rice(value, k);
+                writer.unary(value % 200);
+            }
+            let length = writer.len();
+            writer.align();
+            prop_assert_eq!(writer.bytes().len() as u64, length.div_ceil(8));
+            let mut reader = BitReader { bits: Bits(writer.bytes()), at: 0 };
+            for &(width, value) in &fields {
+                prop_assert_eq!(reader.get(width), value & low_mask(width));
+            }
+            let mut gammas = 0;
+            for &(value, k) in &numbers {
+                prop_assert_eq!(reader.gamma(), Some(value));
+                prop_assert_eq!(reader.rice(k), Some(value));
+                prop_assert_eq!(reader.unary(), Some(value % 200));
+                gammas += gamma_bits(value);
+            }
+            prop_assert!(reader.at == length && u64::from(gammas) <= length);
+            let mut bytes = Vec::new();
+            varints.iter().for_each(|&v| put_varint(&mut bytes, v));
+            let mut rest = &bytes[..];
+            for &value in &varints {
+                prop_assert_eq!(take_varint(&mut rest), Some(value));
+            }
+            prop_assert_eq!(take_varint(&mut rest), None);
+        }
+
+        #[test]
+        fn any_bytes_end_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..40), at in 0u64..400) {
+            let mut reader = BitReader { bits: Bits(&bytes), at };
+            while reader.unary().is_some() {}
+            reader.at = at;
+            while reader.gamma().is_some() {}
+        }
+    }
+}
