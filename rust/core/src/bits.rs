@@ -113,6 +113,22 @@ impl Burst<'_> {
         self.put(1 << value, value + 1);
     }
 
+    /// Appends the low `width` bits, from 1 to 32, of each value.
+    #[inline]
+    pub(crate) fn fields(&mut self, values: &[u32], width: u32) {
+        let mask = u64::from(low_mask(width));
+        // As many at once as fit.
+        for some in values.chunks((56 / width) as usize) {
+            let mut word = 0;
+            let mut together = 0;
+            for &value in some {
+                word |= (u64::from(value) & mask) << together;
+                together += width;
+            }
+            self.put(word, together);
+        }
+    }
+
     /// Leaves the stream after what was appended.
     #[inline]
     pub(crate) fn end(self) {

@@ -47,9 +47,10 @@ impl Window {
         (self.0 >> 32) as u32
     }
 
+    /// Where its hits are, of a window with several.
     #[inline]
-    fn several(self) -> Option<usize> {
-        (self.0 & 1 == 1).then_some((self.0 as u32 >> 1) as usize)
+    fn place(self) -> usize {
+        (self.0 as u32 >> 1) as usize
     }
 }
 
@@ -294,22 +295,8 @@ impl Encoder {
             bits += high + u64::from(k) * gaps.len() as u64;
         }
         let mut burst = out.burst(bits);
-        for (k, gaps) in parts() {
-            let mask = u64::from(low_mask(k));
-            if k == 0 {
-                continue;
-            }
-            // As many at once as fit.
-            let together = (56 / k) as usize;
-            for some in gaps.chunks(together) {
-                let mut word = 0;
-                let mut width = 0;
-                for &gap in some {
-                    word |= (u64::from(gap) & mask) << width;
-                    width += k;
-                }
-                burst.put(word, width);
-            }
+        for (k, gaps) in parts().filter(|&(k, _)| k > 0) {
+            burst.fields(gaps, k);
         }
         for (k, gaps) in parts() {
             let mut pairs = gaps.chunks_exact(2);
@@ -337,109 +324,76 @@ impl Encoder {
     ) {
         let windows = &self.ranked[start..end];
         let o = self.shape.offset_bits();
+        // The few windows with several hits are listed first: to ask each window is to guess wrong.
+        let mut places = [0u8; BLOCK as usize];
+        let mut offsets = [0u32; BLOCK as usize];
+        let mut m = 0;
+        for (i, window) in windows.iter().enumerate() {
+            places[m] = i as u8;
+            m += (window.0 & 1) as usize;
+            offsets[i] = window.0 as u32 >> 16;
+        }
+        let several = || {
+            places[..m].iter().map(|&i| {
+                let window = windows[usize::from(i)];
+                (usize::from(i), window, &self.several[window.place()])
+            })
+        };
+        for (i, window, several) in several() {
+            offsets[i] = hits_of.offset(window, several.first + several.peak);
+        }
         if hits_of.dense {
             for window in windows {
                 hits_of.write_mask(out, *window, &self.several);
             }
         } else {
-            self.write_counts(out, windows);
+            let counts = several().map(|(i, _, several)| (i as u32, several.count));
+            write_counts(out, windows.len() as u32, m as u32, counts);
         }
         let mut burst = out.burst(u64::from(o) * windows.len() as u64);
-        let mut any = false;
-        for window in windows {
-            let offset = match window.several() {
-                None => window.0 as u32 >> 16,
-                Some(place) => {
-                    any = true;
-                    let several = &self.several[place];
-                    hits_of.offset(*window, several.first + several.peak)
-                }
-            };
-            burst.put(u64::from(offset), o);
+        if o > 0 {
+            burst.fields(&offsets[..windows.len()], o);
         }
         burst.end();
-        let several = || {
-            let found = windows.iter().enumerate();
-            found.filter_map(|(i, window)| Some((i, window, &self.several[window.several()?])))
-        };
-        if any && !hits_of.dense {
+        if !hits_of.dense {
             for (_, window, several) in several() {
-                several.others(|posting| out.put(hits_of.offset(*window, posting), o));
+                several.others(|posting| out.put(hits_of.offset(window, posting), o));
             }
         }
-        if any {
-            for (i, _, several) in several() {
-                while self.runs[run].first + self.runs[run].count <= (start + i) as u32 {
-                    run += 1;
-                }
-                let code = self.runs[run].code;
-                let r = width_of(u32::from(code - hits_of.floor));
-                several.others(|posting| {
-                    let other = code::code(hits_of.values[posting as usize]);
-                    out.put(u32::from(code - other), r);
-                });
+        for (i, _, several) in several() {
+            while self.runs[run].first + self.runs[run].count <= (start + i) as u32 {
+                run += 1;
             }
+            let code = self.runs[run].code;
+            let r = width_of(u32::from(code - hits_of.floor));
+            several.others(|posting| {
+                let other = code::code(hits_of.values[posting as usize]);
+                out.put(u32::from(code - other), r);
+            });
         }
         if self.shape.lossless {
             for window in windows {
-                match window.several() {
-                    None => out.put(window.0 as u32 >> 1 & 7, LOW_BITS),
-                    Some(place) => {
-                        let several = &self.several[place];
-                        let mut put = |posting: u32| {
-                            let low = code::low(hits_of.values[posting as usize]);
-                            out.put(u32::from(low), LOW_BITS);
-                        };
-                        put(several.first + several.peak);
-                        several.others(put);
-                    }
+                if window.0 & 1 == 0 {
+                    out.put(window.0 as u32 >> 1 & 7, LOW_BITS);
+                    continue;
                 }
+                let several = &self.several[window.place()];
+                let mut put = |posting: u32| {
+                    let low = code::low(hits_of.values[posting as usize]);
+                    out.put(u32::from(low), LOW_BITS);
+                };
+                put(several.first + several.peak);
+                several.others(put);
             }
-        }
-    }
-
-    /// Writes how many hits the windows of a block have, in the shorter of two forms.
-    fn write_counts(&self, out: &mut BitWriter, windows: &[Window]) {
-        let len = windows.len() as u32;
-        let several = || {
-            let found = (0u32..).zip(windows);
-            found.filter_map(|(at, window)| Some((at, self.several[window.several()?].count)))
-        };
-        let (mut m, mut hits) = (0, len);
-        for (_, count) in several() {
-            m += 1;
-            hits += count - 1;
-        }
-        let g = multi_bits(len, m);
-        let mut bits = gamma_bits(m + 1);
-        let mut next = 0;
-        for (at, count) in several() {
-            bits += ((at - next) >> g) + 1 + g + count - 1;
-            next = at + 1;
-        }
-        if hits <= bits {
-            out.put(1, 1);
-            for window in windows {
-                out.unary(window.several().map_or(0, |place| self.several[place].count - 1));
-            }
-            return;
-        }
-        out.put(0, 1);
-        out.gamma(m + 1);
-        next = 0;
-        for (at, count) in several() {
-            out.rice(at - next, g);
-            out.unary(count - 2);
-            next = at + 1;
         }
     }
 
     /// Writes the low bits of the strongest windows of both sides into `head`.
     fn write_exact(&mut self, sides: &[u8]) {
         self.head.clear();
-        let low = |window: Window| match window.several() {
-            None => (window.0 >> 1 & 7) as u8,
-            Some(place) => self.several[place].low,
+        let low = |window: Window| match window.0 & 1 {
+            0 => (window.0 >> 1 & 7) as u8,
+            _ => self.several[window.place()].low,
         };
         if self.ranked.len() <= EXACT as usize {
             for window in &self.ranked {
@@ -526,15 +480,51 @@ impl HitsOf<'_> {
             burst.put(1, 1);
             next = offset + 1;
         };
-        match window.several() {
-            None => one(window.0 as u32 >> 16),
-            Some(place) => {
-                let Several { first, count, .. } = several[place];
-                (first..first + count).for_each(|posting| one(self.offset(window, posting)));
-            }
+        if window.0 & 1 == 0 {
+            one(window.0 as u32 >> 16);
+        } else {
+            let Several { first, count, .. } = several[window.place()];
+            (first..first + count).for_each(|posting| one(self.offset(window, posting)));
         }
         zeros(&mut burst, self.shape.window - next);
         burst.end();
+    }
+}
+
+/// Writes how many hits the `len` windows of a block have, in the shorter of two forms; `several` are
+/// the places and counts of the `m` that have more than one.
+fn write_counts(
+    out: &mut BitWriter,
+    len: u32,
+    m: u32,
+    several: impl Iterator<Item = (u32, u32)> + Clone,
+) {
+    let g = multi_bits(len, m);
+    let mut bits = gamma_bits(m + 1);
+    let mut hits = len;
+    let mut next = 0;
+    for (at, count) in several.clone() {
+        bits += ((at - next) >> g) + 1 + g + count - 1;
+        hits += count - 1;
+        next = at + 1;
+    }
+    next = 0;
+    if hits <= bits {
+        out.put(1, 1);
+        for (at, count) in several {
+            (next..at).for_each(|_| out.put(1, 1));
+            out.unary(count - 1);
+            next = at + 1;
+        }
+        (next..len).for_each(|_| out.put(1, 1));
+        return;
+    }
+    out.put(0, 1);
+    out.gamma(m + 1);
+    for (at, count) in several {
+        out.rice(at - next, g);
+        out.unary(count - 2);
+        next = at + 1;
     }
 }
 
