@@ -50,8 +50,13 @@ class Plain:
         return self.first_context * self.tokens.shape[1]
 
     def kept(self):
-        """float32[C * S, L]: what must be in the index."""
-        return np.where(self.mask[:, :, None], self.dense, 0).reshape(-1, self.n_latents)
+        """float32[C * S, L]: what must be in the index, as it gives it: decoded from codes."""
+        return decoded(self.bf16())
+
+    def bf16(self):
+        """uint16[C * S, L]: the activations in bf16; 0: none."""
+        given = np.where(self.mask[:, :, None], self.dense, 0).reshape(-1, self.n_latents)
+        return bf16_of(given)
 
     def postings(self, latent):
         column = self.kept()[:, latent]
@@ -67,6 +72,11 @@ class Plain:
         deciles = np.empty(len(order), np.uint8)
         deciles[order] = 1 + 10 * np.arange(len(order)) // max(len(order), 1)
         return starts, values, deciles, numbers
+
+    def exact(self, latent):
+        """The bf16 of the same windows' maxima, as float32."""
+        maxima = self.bf16()[:, latent].reshape(-1, self.window).max(axis=1, initial=0)
+        return value_of(maxima[maxima > 0])
 
     def boundaries(self, latent):
         """As the deciles say: where each begins, or the maximum where none follows."""
@@ -137,6 +147,27 @@ class Plain:
         return Index.open(self.build(path, **changes))
 
 
+def bf16_of(values):
+    """The nearest bf16 of values above 0, from the smallest to the largest; of 0, 0."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.int64)
+    rounded = np.clip((bits + 0x7FFF + (bits >> 16 & 1)) >> 16, 1, 0x7F7F)
+    return np.where(values > 0, rounded, 0).astype(np.uint16)
+
+
+def value_of(bf16):
+    return (bf16.astype(np.uint32) << 16).view(np.float32)
+
+
+def decoded(bf16):
+    """What stands for them: three low bits are lost, and the middle of what they may have been stays.
+
+    Of subnormal numbers, those with one bit alone.
+    """
+    assert np.isin(bf16[bf16 < 0x80], [0, 1]).all()
+    middle = (bf16.astype(np.uint32) & 0xFFF8) << 16 | 0x3_8000
+    return np.where(bf16 < 0x80, value_of(bf16), middle.view(np.float32))
+
+
 @contextmanager
 def scratch_folders():
     """Folders without end, in memory where the machine has such a place: nothing waits for a disk.
@@ -179,7 +210,7 @@ def random_corpus(seed):
     padding = ~mask & (rng.random(shape) < 0.5)
     documents[padding] = NO_DOCUMENT
     # Few values, so that ranks tie; the smallest subnormal, and both zeros.
-    values = np.array([0.0, -0.0, 1.4e-45, 0.5, 1.0, 1.5, 65504.0], np.float32)
+    values = np.array([0.0, -0.0, 1.4e-45, 0.5, 1.0, 1.03, 1.5, 65504.0], np.float32)
     dense = rng.choice(values, size=(*shape, n_latents))
     dense[rng.random(dense.shape) >= density] = 0
     if n_latents > 1:

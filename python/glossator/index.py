@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,17 @@ import numpy.typing as npt
 from glossator import _core
 from glossator.arrays import Array, flat_ids, to_activations, to_ids, to_numpy, whole
 from glossator.errors import InputError
-from glossator.sampling import Examples, SamplingPlan
+from glossator.sampling import SPLITS, Examples, SamplingPlan, core_plan
 
-__all__ = ["NO_DOCUMENT", "NO_LATENT", "Index", "IndexWriter", "document_sides"]
+__all__ = ["NO_DOCUMENT", "NO_LATENT", "Histogram", "Index", "IndexWriter", "Top", "document_sides"]
 
 NO_DOCUMENT = 2**64 - 1
 """The document id of padding; such positions must be masked."""
 NO_LATENT = 2**32 - 1
 """The latent id that means "no posting"."""
+
+
+_DEFAULT = SamplingPlan()
 
 
 class IndexWriter:
@@ -255,10 +258,38 @@ class IndexWriter:
         return to_ids("tokens", ids, np.uint32, first), np.ascontiguousarray(documents), live
 
 
+class Top(NamedTuple):
+    """The strongest windows of some latents: m rows, by latent, the strongest first."""
+
+    latent: npt.NDArray[np.uint32]
+    """[m] latent."""
+    start: npt.NDArray[np.uint64]
+    """[m] position of the window's first token."""
+    activation: npt.NDArray[np.float32]
+    """[m] the window's largest activation."""
+    exact: npt.NDArray[np.bool_]
+    """[m] True: exact in bf16, and ordered by it; else within 1/32, ordered by its 8-bit code, and
+    of equal codes by position."""
+
+
+class Histogram(NamedTuple):
+    """How strong the windows of some latents are: m rows, by latent, the strongest first."""
+
+    latent: npt.NDArray[np.uint32]
+    """[m] latent."""
+    code: npt.NDArray[np.uint16]
+    """[m] 8-bit code of the windows' largest activations, 16 to an octave."""
+    activation: npt.NDArray[np.float32]
+    """[m] the activation that stands for the code, within 1/32."""
+    count: npt.NDArray[np.uint64]
+    """[m] windows."""
+
+
 class Index:
     """An open index; the files are mapped, not read.
 
-    A file's checksum is compared when it is first looked at.
+    A file's checksum is compared when it is first looked at. Activations that its methods return
+    have its `precision`, where nothing else is said.
     """
 
     path: str
@@ -285,6 +316,8 @@ class Index:
     """A hash of the whole content and its division into segments, 16 hexadecimal digits."""
     complete: bool
     """Whether the build reached its end."""
+    precision: str
+    """Of activations: `bf16` in a lossless index, else `code, 1/32`: within 1/32 of what was given."""
 
     def __init__(self, path: str | os.PathLike[str], *, unfinished: bool = False) -> None:
         """As `Index.open`."""
@@ -302,6 +335,7 @@ class Index:
         self.attributes = core.attributes
         self.hash = core.hash
         self.complete = core.complete
+        self.precision = "bf16" if core.lossless else "code, 1/32"
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, unfinished: bool = False) -> Self:
@@ -338,7 +372,7 @@ class Index:
 
         With the maxima ascending, v[0] to v[n - 1], column j is v[min(⌈j n / 10⌉, n - 1)]: column 0
         is the weakest, column j the weakest of decile j + 1, column 10 the strongest. NaN for a
-        latent without windows.
+        latent without windows. From the histograms alone: within 1/32 in a lossless index too.
         """
         return self._core.deciles()
 
@@ -349,10 +383,46 @@ class Index:
 
         Returns:
             Positions of their first tokens, their maxima, and their rank deciles over the whole
-            index, each [n]: with rank r (0 the weakest) the decile is 1 + ⌊10 r / n⌋. Of equal
-            maxima the earlier window is the stronger.
+            index, each [n]: with rank r (0 the weakest) the decile is 1 + ⌊10 r / n⌋. Ranked by
+            code; of equal codes the earlier window is the stronger.
         """
         return self._core.windows(self._latent(latent))
+
+    def histogram(self, latents: npt.ArrayLike) -> Histogram:
+        """How many windows have which largest activation, of one latent or of several.
+
+        Raises:
+            InputError: The index has no such latent.
+        """
+        return Histogram(**self._core.histogram(self._latents(latents)))
+
+    def top(
+        self,
+        latents: npt.ArrayLike,
+        n: int = 10,
+        side: Literal["explain", "score"] | None = None,
+    ) -> Top:
+        """The n strongest windows of one latent or of each of several.
+
+        The first 200 of a side are exact: in the order of their bf16, of equal ones by position.
+        Where more are asked for, they follow by their codes; so do windows that are of neither side,
+        where no side is named.
+
+        Raises:
+            InputError: The index has no such latent.
+        """
+        if side not in (None, *SPLITS):
+            raise InputError(f"`side` is {side!r}; it must be one of {', '.join(SPLITS)}, or None")
+        code = None if side is None else SPLITS.index(side)
+        return Top(**self._core.top(self._latents(latents), whole("n", n, 2**32), code))
+
+    def active(self, latent: int, positions: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Whether a latent is active in the windows that hold these positions, [n].
+
+        Raises:
+            InputError: The index has no such latent or position.
+        """
+        return self._core.active(self._latent(latent), flat_ids("positions", positions, np.uint64))
 
     def contexts(
         self, ids: npt.ArrayLike
@@ -420,16 +490,17 @@ class Index:
             seed: Any seed from 0 to 2^64 - 1.
 
         Raises:
-            InputError: The index has no such latent.
+            InputError: The index has no such latent, or the plan's length is above a context's.
         """
-        ids = flat_ids("latents", latents, np.uint32)
-        json = (plan or SamplingPlan()).model_dump_json()
-        columns = self._core.sample(ids, json, whole("seed", seed, 2**64))
-        return Examples.of(
-            columns,
-            window=self.window,
+        plan = _DEFAULT if plan is None else plan
+        columns = self._core.sample(
+            flat_ids("latents", latents, np.uint32), core_plan(plan), whole("seed", seed, 2**64)
+        )
+        return Examples(
+            **columns,
             context_length=self.context_length,
             hookpoint=self.attributes.get("hookpoint", ""),
+            precision=self.precision,
         )
 
     def verify(self) -> None:
@@ -442,6 +513,10 @@ class Index:
 
     def _latent(self, latent: int) -> int:
         return whole("latent", latent, self.n_latents)
+
+    def _latents(self, latents: npt.ArrayLike) -> Array:
+        """One latent, or several."""
+        return flat_ids("latents", np.atleast_1d(to_numpy("latents", latents)), np.uint32)
 
 
 def document_sides(document_ids: npt.ArrayLike, split_seed: int = 0) -> npt.NDArray[np.uint8]:

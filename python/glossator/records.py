@@ -265,7 +265,7 @@ TABLES: dict[str, pa.Schema] = {
             ("latent", pa.int64()),
             ("context", pa.int64()),
             ("start", pa.int64()),
-            ("tokens", pa.list_(pa.int64())),
+            ("tokens", pa.list_(pa.uint32())),
             ("text", pa.string()),
             ("activations", pa.list_(pa.float32())),
             ("decile", pa.int64()),

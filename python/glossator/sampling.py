@@ -7,8 +7,13 @@
     examples.to_arrow()
 
 The explainer's and the scorer's examples are windows of disjoint documents. Drawing is
-deterministic: the same index, latent, plan and seed give the same rows on any machine, and within
-each latent, split and decile a smaller draw is the beginning of a larger one.
+deterministic: the same index, latent, plan and seed give the same rows on any machine and for any
+division of the index into segments, and within each latent, split and decile a smaller draw is the
+beginning of a larger one.
+
+How a draw goes: a range of ranks (the whole latent, a decile, a bin) is shuffled with a key made of
+seed, latent, purpose and range, and its windows are taken in that order if they are of the side
+asked for and eligible. So what it costs grows with the sample, not with the latent.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from glossator import _core
 from glossator.records import TABLES, Record
 
 __all__ = ["KINDS", "SPLITS", "Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"]
@@ -35,16 +41,17 @@ _Limit = 2**32
 
 
 class ExplainPlan(Record):
-    """Which activating windows an explainer reads; all ranks are among the explain side's windows.
+    """Which activating windows of the explain side an explainer reads.
 
     The kinds are those compared in "Open Source Automated Interpretability for Sparse Autoencoder
     Features" (Juang et al., 2024).
     """
 
     kind: Literal["uniform", "top", "top_of", "deciles", "mixture"] = "uniform"
-    """`uniform`: each window equally likely; `top`: the strongest; `top_of`: some of the `pool`
-    strongest; `deciles`: n / 10 of each tenth of the ranks, what is left over one each from the
-    strongest tenths down; `mixture`: `n_top` of the `pool` strongest and the rest uniform."""
+    """`uniform`: each window equally likely; `top`: the strongest of the side; `top_of`: some of its
+    `pool` strongest; `deciles`: n / 10 of each decile of the whole index, what is left over one each
+    from the strongest deciles down; `mixture`: `n_top` of the `pool` strongest and the rest uniform.
+    The first 200 of a side are ranked by their bf16, as `Index.top` says."""
     n: int = Field(default=40, ge=0, lt=_Limit)
     """Number of windows."""
     pool: int = Field(default=200, ge=0, lt=_Limit)
@@ -67,7 +74,9 @@ class NegativePlan(Record):
     n: int = Field(default=50, ge=0, lt=_Limit)
     """Number of windows."""
     margin: int = Field(default=0, ge=0, lt=_Limit)
-    """Tokens before and after the window, within its context, on which it must be silent too."""
+    """Tokens before and after what is shown, within its context, on which it must be silent too.
+
+    Above 0 it costs one decoding of the latent's postings."""
 
 
 class SamplingPlan(Record):
@@ -77,22 +86,40 @@ class SamplingPlan(Record):
     """The explainer's windows."""
     per_decile: int = Field(default=5, ge=0, lt=_Limit)
     """The scorer's activating windows of each of the ten deciles."""
+    per_bin: int = Field(default=0, ge=0, lt=_Limit)
+    """The scorer's activating windows of each of `bins` bins of equal width between 0 and the latent's
+    largest activation, by the window's largest; none that is drawn for a decile already."""
+    bins: int = Field(default=20, ge=1, lt=_Limit)
+    """Number of bins for `per_bin`."""
     negatives: tuple[NegativePlan, ...] = (NegativePlan(),)
     """The scorer's silent windows; no window is in two of the lists."""
+    length: int | None = Field(default=None, ge=1, lt=_Limit)
+    """Tokens shown of each example, at most a context; the window's if None.
+
+    What is drawn are windows all the same, with their ranks and deciles. The stretch shown lies
+    around the window's middle, moved into its context. Every window that it touches must be of the
+    same side and eligible; a negative must be silent on all of it; an activating one must be active
+    on it; and of windows with the same stretch the strongest is shown. Costs one decoding of the
+    latent's postings, as `centred` does."""
+    centred: bool = False
+    """Whether the stretch lies around the window's peak (the first of its largest activations)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Windows drawn: n rows of W tokens, by latent, split, decile, and order of drawing."""
+    """Windows drawn: n rows of W tokens, by latent, split, decile, and order of drawing.
+
+    W is the plan's `length`, or the index's window.
+    """
 
     latent: npt.NDArray[np.uint32]
     """[n] latent."""
     start: npt.NDArray[np.uint64]
-    """[n] position of the first token: context · S + offset."""
+    """[n] position of the first token shown: context · S + offset."""
     tokens: npt.NDArray[np.uint32]
     """[n, W] token ids."""
     activations: npt.NDArray[np.float32]
-    """[n, W] activations of the row's latent; 0 where it is silent."""
+    """[n, W] activations of the row's latent, of the given `precision`; 0 where it is silent."""
     decile: npt.NDArray[np.uint8]
     """[n] rank decile of the window over the whole index, 10 the strongest; 0: silent."""
     split: npt.NDArray[np.uint8]
@@ -105,31 +132,23 @@ class Examples:
     """[n, W] whether a token is the first of its document (also where a context begins with it)."""
     mask: npt.NDArray[np.bool_]
     """[n, W] whether a token counts; False: padding, BOS, sinks."""
-    shortfalls: pa.Table
-    """Plans that a latent could not fill: latent, what (`explain`, `score` or a kind of negative),
-    wanted and found (windows)."""
+    shortfall_rows: list[tuple[int, str, int, int]]
+    """The rows of `shortfalls`."""
     context_length: int
     """S, tokens of a context."""
     hookpoint: str
     """The index's attribute `hookpoint`, or empty."""
+    precision: str
+    """Of the activations: `bf16`, or `code, 1/32` (within 1/32 of what was given)."""
 
-    @classmethod
-    def of(
-        cls, columns: Mapping[str, Any], *, window: int, context_length: int, hookpoint: str
-    ) -> Self:
-        """Shape the flat columns that the core hands over."""
-        arrays = {name: columns[name] for name in _PER_ROW}
-        for name in _PER_TOKEN:
-            arrays[name] = columns[name].reshape(-1, window)
-        rows = columns["shortfalls"]
-        shortfalls = pa.table(
-            {
-                field.name: pa.array([row[i] for row in rows], field.type)
-                for i, field in enumerate(_SHORTFALLS)
-            }
-        )
-        return cls(
-            **arrays, shortfalls=shortfalls, context_length=context_length, hookpoint=hookpoint
+    @property
+    def shortfalls(self) -> pa.Table:
+        """Plans that a latent could not fill: latent, what (`explain`, `score`, `bins` or a kind of
+        negative), wanted and found (windows)."""
+        columns = zip(*self.shortfall_rows, strict=True) if self.shortfall_rows else [()] * 4
+        return pa.table(
+            [pa.array(column, of.type) for column, of in zip(columns, _SHORTFALLS, strict=True)],
+            schema=_SHORTFALLS,
         )
 
     def __len__(self) -> int:
@@ -152,26 +171,37 @@ class Examples:
         """
         length = np.uint64(self.context_length)
         columns = {
-            "hookpoint": np.full(len(self), self.hookpoint, dtype=object),
+            "hookpoint": pa.repeat(self.hookpoint, len(self)),
             "latent": self.latent.astype(np.int64),
             "context": (self.start // length).astype(np.int64),
             "start": (self.start % length).astype(np.int64),
-            "tokens": _lists(self.tokens.astype(np.int64)),
+            "tokens": _lists(self.tokens),
             "activations": _lists(self.activations),
             "decile": self.decile.astype(np.int64),
             "activating": self.decile > 0,
-            "split": np.array(SPLITS, dtype=object)[self.split],
-            "kind": np.array(KINDS, dtype=object)[self.kind],
+            "split": pa.DictionaryArray.from_arrays(self.split, pa.array(SPLITS)).cast(pa.string()),
+            "kind": _names(self.kind),
             "document": self.document,
         }
         types = TABLES["examples"]
         return pa.table(
             {name: pa.array(column, types.field(name).type) for name, column in columns.items()}
-            if len(self)
-            else {name: pa.array([], types.field(name).type) for name in columns}
         )
 
 
+def core_plan(plan: SamplingPlan) -> _core.Plan:
+    """The plan as the core reads it; one plan is read once, however often it is used."""
+    known = _READ.get(id(plan))
+    if known is None or known[0] is not plan:
+        if len(_READ) >= _KEPT:
+            _READ.clear()
+        known = _READ[id(plan)] = (plan, _core.Plan.read(plan.model_dump_json()))
+    return known[1]
+
+
+# With the plan itself, so that its id is not given to another.
+_READ: dict[int, tuple[SamplingPlan, _core.Plan]] = {}
+_KEPT = 16
 _PER_ROW = ("latent", "start", "decile", "split", "kind", "document")
 _PER_TOKEN = ("tokens", "activations", "document_start", "mask")
 _SHORTFALLS = pa.schema(
@@ -185,7 +215,15 @@ _SHORTFALLS = pa.schema(
 
 
 def _lists(rows: npt.NDArray[Any]) -> pa.Array:
-    """A matrix as a column of lists."""
+    """A matrix as a column of lists, over the same memory."""
     n, width = rows.shape
-    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(width)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
+    offsets = np.arange(n + 1, dtype=np.int64) * width
+    kind = pa.LargeListArray if n * width > np.iinfo(np.int32).max else pa.ListArray
+    whole = offsets.astype(np.int64 if kind is pa.LargeListArray else np.int32)
+    return kind.from_arrays(pa.array(whole), pa.array(np.ascontiguousarray(rows).reshape(-1)))
+
+
+def _names(codes: npt.NDArray[np.uint8]) -> pa.Array:
+    """The names of kinds of negatives; null for none."""
+    chosen = pa.array(codes.astype(np.int32) - 1, mask=codes == 0)
+    return pa.DictionaryArray.from_arrays(chosen, pa.array(KINDS[1:])).cast(pa.string())

@@ -1,13 +1,15 @@
 //! Reading an index: its texts and postings, across its segments.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::list::Buffers;
 use crate::manifest::{Manifest, Parameters};
+use crate::ranked::Ranked;
 use crate::segment::Segment;
+use crate::sides::Sides;
 
 /// An open index.
 ///
@@ -18,8 +20,7 @@ pub struct Index {
     path: PathBuf,
     manifest: Manifest,
     segments: Vec<Segment>,
-    pub(crate) sides: OnceLock<Vec<u8>>,
-    pub(crate) eligible: OnceLock<Vec<bool>>,
+    pub(crate) derived: Sides,
 }
 
 /// The postings of one latent over the whole index.
@@ -27,7 +28,7 @@ pub struct Index {
 pub struct Postings {
     /// Positions (`context * S + offset`), ascending.
     pub positions: Vec<u64>,
-    /// Activations, above 0.
+    /// Activations, above 0, of the index's precision.
     pub activations: Vec<f32>,
 }
 
@@ -68,8 +69,7 @@ impl Index {
             path: path.to_owned(),
             manifest,
             segments,
-            sides: OnceLock::new(),
-            eligible: OnceLock::new(),
+            derived: Sides::default(),
         })
     }
 
@@ -162,29 +162,36 @@ impl Index {
         segment.first_context() * self.context_length() as u64
     }
 
-    /// Postings of each latent.
+    /// Whether every activation is kept in bf16; else in 8 bits, within 1/32.
+    #[must_use]
+    pub fn lossless(&self) -> bool {
+        self.segments.iter().all(|segment| segment.shape().lossless)
+    }
+
+    /// Postings of each latent; decodes none.
     pub fn counts(&self) -> Result<Vec<u64>> {
-        let mut counts = vec![0; self.n_latents() as usize];
-        for segment in &self.segments {
-            for (count, n) in counts.iter_mut().zip(segment.counts()?) {
-                *count += n;
-            }
-        }
-        Ok(counts)
+        (0..self.n_latents())
+            .into_par_iter()
+            .map(|latent| Ok(Ranked::open(self, latent)?.n_postings()))
+            .collect()
     }
 
     /// All postings of one latent.
     pub fn postings(&self, latent: u32) -> Result<Postings> {
-        self.check_latent(latent)?;
-        let mut postings = Postings::default();
-        for segment in &self.segments {
-            let base = self.segment_position(segment);
-            let (positions, activations) = segment.postings(latent)?;
-            postings
-                .positions
-                .extend(positions.iter().map(|&p| base + u64::from(p)));
+        let ranked = Ranked::open(self, latent)?;
+        let n = ranked.n_postings() as usize;
+        let mut postings = Postings {
+            positions: Vec::with_capacity(n),
+            activations: Vec::with_capacity(n),
+        };
+        ranked.each_postings(&mut Buffers::default(), |segment, base, positions, values| {
+            let shape = segment.shape();
+            let positions = positions.iter().map(|&p| base + u64::from(p));
+            postings.positions.extend(positions);
+            let activations = values.iter().map(|&bf16| shape.activation(bf16));
             postings.activations.extend(activations);
-        }
+            Ok(())
+        })?;
         Ok(postings)
     }
 
@@ -196,12 +203,8 @@ impl Index {
             let (segment, row) = self.find_context(id)?;
             let span = row * length..(row + 1) * length;
             let mask = segment.mask()?;
-            contexts
-                .tokens
-                .extend_from_slice(&segment.tokens()?[span.clone()]);
-            contexts
-                .documents
-                .extend_from_slice(&segment.documents()?[span.clone()]);
+            segment.tokens_into(span.clone(), &mut contexts.tokens)?;
+            segment.documents_into(span.clone(), &mut contexts.documents)?;
             contexts.mask.extend(span.map(|p| mask.get(p)));
         }
         Ok(contexts)
@@ -212,17 +215,10 @@ impl Index {
     ///
     /// A stretch must lie within one context.
     pub fn activations(&self, latent: u32, starts: &[u64], length: usize) -> Result<Vec<f32>> {
-        let postings = self.postings(latent)?;
         let per_context = self.context_length();
         for &start in starts {
+            self.check_position(start)?;
             let offset = (start % per_context as u64) as usize;
-            if start < self.first_position() || start >= self.end_position() {
-                return Err(Error::input(format!(
-                    "position {start} is not in the index, which holds positions {} to {}",
-                    self.first_position(),
-                    self.end_position()
-                )));
-            }
             if length > per_context - offset {
                 return Err(Error::input(format!(
                     "{length} tokens from position {start} on reach beyond their context of \
@@ -230,6 +226,7 @@ impl Index {
                 )));
             }
         }
+        let postings = self.postings(latent)?;
         let mut values = vec![0.0; starts.len() * length];
         if length > 0 {
             for (row, &start) in values.chunks_exact_mut(length).zip(starts) {
@@ -254,6 +251,18 @@ impl Index {
             "latent {latent} is not in the index `{}`, which has {} latents",
             self.path.display(),
             self.n_latents()
+        )))
+    }
+
+    /// Refuses a position that the index does not have.
+    pub(crate) fn check_position(&self, position: u64) -> Result<()> {
+        if (self.first_position()..self.end_position()).contains(&position) {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "position {position} is not in the index, which holds positions {} to {}",
+            self.first_position(),
+            self.end_position()
         )))
     }
 
@@ -309,7 +318,7 @@ mod tests {
             let (_folder, index) = corpus.index();
             let counts = index.counts().unwrap();
             for latent in 0..index.n_latents() {
-                let expected = corpus.postings(latent);
+                let expected = corpus.kept(latent);
                 let postings = index.postings(latent).unwrap();
                 prop_assert_eq!(counts[latent as usize], expected.len() as u64);
                 let found: Vec<_> = postings.positions.into_iter().zip(postings.activations).collect();

@@ -10,7 +10,10 @@
 //! | `segment` | what is in a segment's files |
 //! | `manifest` | what belongs to the index |
 //! | `index` | what was stored |
+//! | `ranked` | which window has a rank, and which rank a decile |
 //! | `windows` | where is a latent active, and how strongly, window by window |
+//! | `top` | which windows are the strongest, exactly |
+//! | `summary` | how many windows and documents each latent has |
 //! | `sides` | which windows explain, which score, which are left out |
 //! | `sampling` | which windows are drawn |
 //! | `rules` | which predicate over tokens says when a latent is active |
@@ -32,15 +35,18 @@ pub mod list;
 mod manifest;
 mod mapped;
 mod random;
+mod ranked;
 pub mod rules;
 mod runs;
 mod sampling;
 mod segment;
 mod sides;
 mod spill;
+mod summary;
 #[cfg(test)]
 mod testing;
 mod text;
+mod top;
 mod windows;
 mod writer;
 
@@ -56,6 +62,8 @@ pub use sampling::{
 };
 pub use segment::Segment;
 pub use sides::{NO_SIDE, RUN};
+pub use summary::Summary;
 pub use text::Mask;
-pub use windows::{BOUNDARIES, Summary, Windows};
+pub use top::Top;
+pub use windows::{BOUNDARIES, Histogram, Windows};
 pub use writer::{Options, Writer, default_segment_contexts};

@@ -294,17 +294,9 @@ impl Segment {
         self.text.documents_into(range, out)
     }
 
-    /// The runs of positions of one document: start, end, id.
-    pub fn document_runs(&self) -> Result<impl Iterator<Item = (u32, u32, u64)> + '_> {
-        let (starts, ids) = self.text.document_runs()?;
-        let end = self.n_positions() as u32;
-        Ok(starts
-            .iter()
-            .zip(ids)
-            .enumerate()
-            .map(move |(run, (&start, &id))| {
-                (start, starts.get(run + 1).copied().unwrap_or(end), id)
-            }))
+    /// Where each run of positions of one document begins, and the documents.
+    pub fn document_runs(&self) -> Result<(&[u32], &[u64])> {
+        self.text.document_runs()
     }
 
     /// Which positions count.

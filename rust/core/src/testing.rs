@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use crate::code::{bf16_of, value};
 use crate::{Activity, Batch, Index, NO_DOCUMENT, Parameters, Values, Writer};
+use crate::code;
 
 pub(crate) type TestResult = Result<(), TestCaseError>;
 
@@ -124,9 +125,10 @@ impl Shape {
             // Latent 0 is active everywhere, the last one nowhere if there are others.
             for latent in 0..(self.n_latents - 1).max(1) {
                 if latent == 0 || chance(self.density) {
-                    let strength = match word() % 5 {
+                    let strength = match word() % 6 {
                         0 => 0.0,
                         1 => f32::from_bits(1), // the smallest subnormal
+                        2 => f32::from_bits(0x3f80_0000 + word() as u32 % 0x100_0000), // 1 to 4
                         _ => (word() % 4) as f32 + 0.5,
                     };
                     entries.push((place, latent, strength));
@@ -179,6 +181,39 @@ impl Corpus {
             .filter(|&&(place, l, activation)| l == latent && activation > 0.0 && self.mask[place])
             .map(|&(place, _, activation)| (self.base() + place as u64, value(bf16_of(activation))))
             .collect()
+    }
+
+    /// The same as an index gives them, of its precision.
+    pub(crate) fn kept(&self, latent: u32) -> Vec<(u64, f32)> {
+        let shown = |activation| self.shape().activation(code::bf16_of(activation));
+        let postings = self.postings(latent).into_iter();
+        postings.map(|(position, activation)| (position, shown(activation))).collect()
+    }
+
+    /// A window of one latent as its rank says: start, largest bf16, and decile.
+    ///
+    /// The strongest first: by code, and of equal codes by position.
+    pub(crate) fn ranked(&self, latent: u32) -> Vec<(u64, u16, u8)> {
+        let length = u64::from(self.parameters.window);
+        let mut maxima: BTreeMap<u64, u16> = BTreeMap::new();
+        for (position, activation) in self.postings(latent) {
+            let max = maxima.entry(position / length * length).or_insert(0);
+            *max = code::bf16_of(activation).max(*max);
+        }
+        let mut ranked: Vec<(u64, u16)> = maxima.into_iter().collect();
+        ranked.sort_by_key(|&(start, max)| (std::cmp::Reverse(code::code(max)), start));
+        let n = ranked.len();
+        let decile = |rank: usize| (1 + 10 * (n - 1 - rank) / n) as u8;
+        let rows = ranked.into_iter().enumerate();
+        rows.map(|(rank, (start, max))| (start, max, decile(rank))).collect()
+    }
+
+    pub(crate) fn shape(&self) -> crate::list::Shape {
+        crate::list::Shape {
+            n_windows: (self.tokens.len() / self.parameters.window as usize) as u32,
+            window: self.parameters.window,
+            lossless: self.parameters.lossless,
+        }
     }
 
     /// Adds contexts `from..to` as one batch.

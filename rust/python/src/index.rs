@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::{CoreError, CoreResult, contiguous};
-use crate::sampling;
+use crate::sampling::{self, Plan};
 
 /// A list of numbers and a list of their values.
 type Pair<'py, A, B> = (Bound<'py, PyArray1<A>>, Bound<'py, PyArray1<B>>);
@@ -107,6 +107,12 @@ impl Index {
         self.0.parameters().attributes.clone()
     }
 
+    /// Whether every activation is kept in bf16.
+    #[getter]
+    fn lossless(&self) -> bool {
+        self.0.lossless()
+    }
+
     /// A hash of the whole content, 16 hexadecimal digits.
     #[getter]
     fn hash(&self) -> CoreResult<String> {
@@ -147,6 +153,56 @@ impl Index {
             windows.maxima.into_pyarray(py),
             windows.deciles.into_pyarray(py),
         ))
+    }
+
+    /// Latents, codes, their activations and counts of windows.
+    #[pyo3(signature = (latents: "NDArray[np.uint32]") -> "dict[str, NDArray[Any]]")]
+    fn histogram<'py>(
+        &self,
+        py: Python<'py>,
+        latents: PyReadonlyArray1<'py, u32>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let latents = contiguous("latents", latents.as_slice())?;
+        let histogram = py.detach(|| self.0.histogram(latents)).map_err(CoreError::from)?;
+        let columns = PyDict::new(py);
+        columns.set_item("latent", histogram.latent.into_pyarray(py))?;
+        columns.set_item("code", histogram.code.into_pyarray(py))?;
+        columns.set_item("activation", histogram.activation.into_pyarray(py))?;
+        columns.set_item("count", histogram.count.into_pyarray(py))?;
+        Ok(columns)
+    }
+
+    /// The `n` strongest windows of each latent, of one side or of all.
+    #[pyo3(signature = (latents: "NDArray[np.uint32]", n: "int", side: "int | None")
+        -> "dict[str, NDArray[Any]]")]
+    fn top<'py>(
+        &self,
+        py: Python<'py>,
+        latents: PyReadonlyArray1<'py, u32>,
+        n: usize,
+        side: Option<u8>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let latents = contiguous("latents", latents.as_slice())?;
+        let top = py.detach(|| self.0.top(latents, n, side)).map_err(CoreError::from)?;
+        let columns = PyDict::new(py);
+        columns.set_item("latent", top.latent.into_pyarray(py))?;
+        columns.set_item("start", top.start.into_pyarray(py))?;
+        columns.set_item("activation", top.activation.into_pyarray(py))?;
+        columns.set_item("exact", top.exact.into_pyarray(py))?;
+        Ok(columns)
+    }
+
+    /// Whether a latent is active in the windows that hold these positions.
+    #[pyo3(signature = (latent: "int", positions: "NDArray[np.uint64]") -> "NDArray[np.bool_]")]
+    fn active<'py>(
+        &self,
+        py: Python<'py>,
+        latent: u32,
+        positions: PyReadonlyArray1<'py, u64>,
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        let positions = contiguous("positions", positions.as_slice())?;
+        let active = py.detach(|| self.0.active(latent, positions)).map_err(CoreError::from)?;
+        Ok(active.into_pyarray(py))
     }
 
     /// Tokens, documents and mask of some contexts, flat.
@@ -194,7 +250,7 @@ impl Index {
     /// Whether each window may be drawn for its side.
     #[pyo3(signature = () -> "NDArray[np.bool_]")]
     fn eligible<'py>(&self, py: Python<'py>) -> CoreResult<Bound<'py, PyArray1<bool>>> {
-        Ok(py.detach(|| self.0.eligible())?.to_pyarray(py))
+        Ok(py.detach(|| self.0.eligible())?.into_pyarray(py))
     }
 
     /// The share of score-side windows that are not eligible.
@@ -225,20 +281,19 @@ impl Index {
         Ok(columns)
     }
 
-    /// The columns of the examples that a plan (in JSON) draws.
-    #[pyo3(signature = (latents: "NDArray[np.uint32]", plan: "str", seed: "int")
+    /// The columns of the examples that a plan draws.
+    #[pyo3(signature = (latents: "NDArray[np.uint32]", plan: "Plan", seed: "int")
         -> "dict[str, Any]")]
     fn sample<'py>(
         &self,
         py: Python<'py>,
         latents: PyReadonlyArray1<'py, u32>,
-        plan: &str,
+        plan: &Plan,
         seed: u64,
     ) -> PyResult<Bound<'py, PyDict>> {
         let latents = contiguous("latents", latents.as_slice())?;
-        let plan = sampling::plan(plan)?;
         let examples = py
-            .detach(|| self.0.sample(latents, &plan, seed))
+            .detach(|| self.0.sample(latents, &plan.0, seed))
             .map_err(CoreError::from)?;
         sampling::columns(py, examples)
     }

@@ -22,6 +22,8 @@ mod _core {
     #[pymodule_export]
     use crate::rules::{RuleChecker, RuleLearner};
     #[pymodule_export]
+    use crate::sampling::Plan;
+    #[pymodule_export]
     use crate::writer::IndexWriter;
 
     #[pymodule_export]

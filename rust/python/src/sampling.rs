@@ -1,34 +1,49 @@
-//! `glossator_core::Examples` for Python.
+//! `glossator_core::Plan` and `glossator_core::Examples` for Python.
 
-use glossator_core::{Examples, Plan};
-use numpy::IntoPyArray;
+use glossator_core::Examples;
+use numpy::{IntoPyArray, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::InputError;
 
-/// A plan from the JSON of `glossator.sampling.SamplingPlan`.
-pub fn plan(json: &str) -> PyResult<Plan> {
-    serde_json::from_str(json).map_err(|e| InputError::new_err(format!("`plan`: {e}")))
+/// A plan, read once.
+#[pyclass(module = "glossator._core", frozen)]
+pub struct Plan(pub glossator_core::Plan);
+
+#[pymethods]
+impl Plan {
+    /// From the JSON of `glossator.sampling.SamplingPlan`.
+    #[staticmethod]
+    #[pyo3(signature = (json: "str") -> "Plan")]
+    fn read(json: &str) -> PyResult<Self> {
+        let plan = serde_json::from_str(json);
+        plan.map(Self).map_err(|e| InputError::new_err(format!("`plan`: {e}")))
+    }
 }
 
-/// The columns by name; those of `W` values a row are flat.
+/// The columns by name; those of `W` values a row have two dimensions.
 pub fn columns(py: Python<'_>, examples: Examples) -> PyResult<Bound<'_, PyDict>> {
     let columns = PyDict::new(py);
+    let shape = [examples.latent.len(), examples.length];
     columns.set_item("latent", examples.latent.into_pyarray(py))?;
     columns.set_item("start", examples.start.into_pyarray(py))?;
-    columns.set_item("tokens", examples.tokens.into_pyarray(py))?;
-    columns.set_item("activations", examples.activations.into_pyarray(py))?;
+    columns.set_item("tokens", examples.tokens.into_pyarray(py).reshape(shape)?)?;
+    columns.set_item("activations", examples.activations.into_pyarray(py).reshape(shape)?)?;
     columns.set_item("decile", examples.decile.into_pyarray(py))?;
     columns.set_item("split", examples.split.into_pyarray(py))?;
     columns.set_item("kind", examples.kind.into_pyarray(py))?;
     columns.set_item("document", examples.document.into_pyarray(py))?;
-    columns.set_item("document_start", examples.document_start.into_pyarray(py))?;
-    columns.set_item("mask", examples.mask.into_pyarray(py))?;
-    let shortfalls = examples.shortfalls.iter();
-    let rows: Vec<(u32, &str, usize, usize)> = shortfalls
+    columns.set_item(
+        "document_start",
+        examples.document_start.into_pyarray(py).reshape(shape)?,
+    )?;
+    columns.set_item("mask", examples.mask.into_pyarray(py).reshape(shape)?)?;
+    let rows: Vec<(u32, &str, usize, usize)> = examples
+        .shortfalls
+        .iter()
         .map(|s| (s.latent, s.what, s.wanted, s.found))
         .collect();
-    columns.set_item("shortfalls", rows)?;
+    columns.set_item("shortfall_rows", rows)?;
     Ok(columns)
 }

@@ -3,6 +3,8 @@
 use super::{Activity, Corpus};
 use crate::error::{Error, Result};
 use crate::index::Index;
+use crate::list::Buffers;
+use crate::ranked::Ranked;
 
 /// An index, its positions counted from its first context.
 #[derive(Debug)]
@@ -24,11 +26,13 @@ impl Activity for OfIndex<'_> {
     type Error = Error;
 
     fn positions(&self, latent: u32) -> Result<Vec<u64>> {
-        let mut positions = self.index.postings(latent)?.positions;
-        for position in &mut positions {
-            *position -= self.first;
-        }
-        Ok(positions)
+        let ranked = Ranked::open(self.index, latent)?;
+        let mut found = Vec::with_capacity(ranked.n_postings() as usize);
+        ranked.each_postings(&mut Buffers::default(), |_, base, positions, _| {
+            found.extend(positions.iter().map(|&p| base - self.first + u64::from(p)));
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     fn deciles(&self, latent: u32) -> Result<(Vec<u64>, Vec<u8>)> {
@@ -59,8 +63,8 @@ impl Corpus {
         let mut documents = Vec::with_capacity(size);
         for segment in index.segments() {
             let mask = segment.mask()?;
-            tokens.extend(segment.tokens()?);
-            documents.extend(segment.documents()?);
+            segment.tokens_into(0..segment.n_positions(), &mut tokens)?;
+            segment.documents_into(0..segment.n_positions(), &mut documents)?;
             unmasked.extend((0..segment.n_positions()).map(|p| mask.get(p)));
         }
         let (sides, eligible) = (index.sides()?, index.eligible()?);
@@ -71,7 +75,7 @@ impl Corpus {
             length,
             index.window(),
             sides,
-            eligible,
+            &eligible,
         ))
     }
 }

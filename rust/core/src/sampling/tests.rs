@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::NO_DOCUMENT;
+use crate::code;
 use crate::testing::{Corpus, TestResult, corpora};
 
 fn plans() -> impl Strategy<Value = Plan> {
@@ -21,8 +23,13 @@ fn plans() -> impl Strategy<Value = Plan> {
         0usize..8,
         0usize..8,
     );
+    let score = (0usize..3, 0usize..3, 1usize..6);
     let negatives = prop::collection::vec((0usize..30, 0usize..30), 0..3);
-    (explain, 0usize..3, negatives).prop_map(|(explain, per_decile, negatives)| {
+    let shown = prop_oneof![
+        2 => Just((None, false)),
+        1 => (prop::option::of(1usize..70), any::<bool>()),
+    ];
+    (explain, score, negatives, shown).prop_map(|(explain, score, negatives, shown)| {
         let (kind, n, pool, n_top) = explain;
         Plan {
             explain: ExplainPlan {
@@ -31,7 +38,9 @@ fn plans() -> impl Strategy<Value = Plan> {
                 pool,
                 n_top,
             },
-            per_decile,
+            per_decile: score.0,
+            per_bin: score.1,
+            bins: score.2,
             negatives: negatives
                 .into_iter()
                 .map(|(n, margin)| NegativePlan {
@@ -40,8 +49,16 @@ fn plans() -> impl Strategy<Value = Plan> {
                     margin,
                 })
                 .collect(),
+            length: shown.0,
+            centred: shown.1,
         }
     })
+}
+
+/// A plan whose stretches fit into the corpus' contexts.
+fn fit(mut plan: Plan, corpus: &Corpus) -> Plan {
+    plan.length = plan.length.map(|length| 1 + (length - 1) % corpus.length());
+    plan
 }
 
 /// The rows of one latent and split, in order.
@@ -51,132 +68,206 @@ fn rows(examples: &Examples, latent: u32, split: u8) -> Vec<usize> {
         .collect()
 }
 
-fn check_explain(
-    index: &Index,
-    plan: &ExplainPlan,
-    examples: &Examples,
-    latent: u32,
-) -> TestResult {
-    let sides = index.sides().unwrap();
-    let windows = index.windows(latent).unwrap();
-    let ranked: Vec<u64> = windows
-        .strongest_first()
-        .into_iter()
-        .map(|w| windows.starts[w])
-        .filter(|&start| sides[index.window_number(start)] == 0)
-        .collect();
-    let drawn: BTreeSet<u64> = rows(examples, latent, 0)
-        .into_iter()
-        .map(|r| examples.start[r])
-        .collect();
-    prop_assert_eq!(drawn.len(), rows(examples, latent, 0).len());
-    prop_assert!(drawn.iter().all(|start| ranked.contains(start)));
-    let n = ranked.len();
-    let pool = plan.pool.min(n);
-    let in_pool = ranked[..pool].iter().filter(|s| drawn.contains(s)).count();
-    match plan.kind {
-        ExplainKind::Uniform => prop_assert_eq!(drawn.len(), plan.n.min(n)),
-        ExplainKind::Top => {
-            let top: BTreeSet<u64> = ranked.iter().take(plan.n).copied().collect();
-            prop_assert_eq!(drawn, top);
+/// A window that may be drawn.
+#[derive(Clone, Debug)]
+struct Shown {
+    start: u64,
+    max: u16,
+    decile: u8,
+}
+
+/// What there is to draw from one latent, by brute force.
+struct Plain<'a> {
+    corpus: &'a Corpus,
+    index: &'a Index,
+    plan: &'a Plan,
+    postings: Vec<(u64, f32)>,
+    ranked: Vec<(u64, u16, u8)>,
+}
+
+impl<'a> Plain<'a> {
+    fn of(corpus: &'a Corpus, index: &'a Index, plan: &'a Plan, latent: u32) -> Self {
+        Self {
+            corpus,
+            index,
+            plan,
+            postings: corpus.postings(latent),
+            ranked: corpus.ranked(latent),
         }
-        ExplainKind::TopOf => {
-            prop_assert_eq!(drawn.len(), plan.n.min(pool));
-            prop_assert_eq!(in_pool, drawn.len());
-        }
-        ExplainKind::Mixture => {
-            let top = plan.n_top.min(pool);
-            prop_assert!(in_pool >= top);
-            prop_assert_eq!(drawn.len(), top + (plan.n - plan.n_top).min(n - top));
-        }
-        ExplainKind::Deciles => {
-            for tenth in 0..10 {
-                let inside = |rank: usize| 10 * rank / n == tenth;
-                let there = (0..n).filter(|&rank| inside(rank)).count();
-                let found = (0..n)
-                    .filter(|&rank| inside(rank) && drawn.contains(&ranked[n - 1 - rank]))
-                    .count();
-                let wanted = plan.n / 10 + usize::from(9 - tenth < plan.n % 10);
-                prop_assert_eq!(found, wanted.min(there));
+    }
+
+    fn length(&self) -> u64 {
+        self.plan.length.unwrap_or(self.index.window()) as u64
+    }
+
+    fn stretch(&self, middle: u64) -> u64 {
+        let context = middle - middle % self.corpus.length() as u64;
+        let first = (middle - context).saturating_sub(self.length() / 2);
+        context + first.min(self.corpus.length() as u64 - self.length())
+    }
+
+    fn on_side(&self, start: u64, side: u8) -> bool {
+        let drawable = self.index.drawable().unwrap();
+        (start..start + self.length())
+            .all(|p| drawable[self.index.window_number(p)] == side)
+    }
+
+    fn silent(&self, from: u64, to: u64) -> bool {
+        !self.postings.iter().any(|&(p, _)| (from..to).contains(&p))
+    }
+
+    /// The activating windows of a side, the strongest first by rank.
+    fn shown(&self, side: u8) -> Vec<Shown> {
+        let window = self.index.window() as u64;
+        let on_grid = self.length() == window && !self.plan.centred;
+        let mut seen = BTreeSet::new();
+        let mut shown = Vec::new();
+        for &(start, max, decile) in &self.ranked {
+            let code_of = |activation| code::code(code::bf16_of(activation));
+            let inside = self.postings.iter().filter(|p| (start..start + window).contains(&p.0));
+            let peak = inside.clone().find(|p| code_of(p.1) == code::code(max)).unwrap().0;
+            let start = match (on_grid, self.plan.centred) {
+                (true, _) => start,
+                (_, true) => self.stretch(peak),
+                _ => self.stretch(start + window / 2),
+            };
+            let some = !self.silent(start, start + self.length());
+            if some && seen.insert(start) && self.on_side(start, side) {
+                shown.push(Shown { start, max, decile });
             }
         }
+        shown
     }
-    Ok(())
-}
 
-fn check_score(index: &Index, plan: &Plan, examples: &Examples, latent: u32) -> TestResult {
-    let sides = index.sides().unwrap();
-    let eligible = index.eligible().unwrap();
-    let windows = index.windows(latent).unwrap();
-    let usable = |start: u64| {
-        let number = index.window_number(start);
-        sides[number] == 1 && eligible[number]
-    };
-    let scored = rows(examples, latent, 1);
-    for decile in 1..=10 {
-        let drawn: Vec<usize> = scored
-            .iter()
-            .copied()
-            .filter(|&r| examples.decile[r] == decile)
+    /// The silent windows.
+    fn negatives(&self) -> BTreeSet<u64> {
+        let window = self.index.window() as u64;
+        let n = self.corpus.tokens.len() as u64;
+        (0..n / window)
+            .map(|w| self.corpus.base() + w * window)
+            .filter(|&start| self.silent(start, start + window))
+            .map(|start| {
+                let on_grid = self.length() == window && !self.plan.centred;
+                if on_grid { start } else { self.stretch(start + window / 2) }
+            })
+            .filter(|&start| self.on_side(start, 1))
+            .collect()
+    }
+
+    fn silent_around(&self, start: u64, margin: u64) -> bool {
+        let context = start - start % self.corpus.length() as u64;
+        let to = (start + self.length() + margin).min(context + self.corpus.length() as u64);
+        self.silent(start.saturating_sub(margin).max(context), to)
+    }
+
+    fn check_explain(&self, examples: &Examples, latent: u32) -> TestResult {
+        let plan = &self.plan.explain;
+        let mut ranked = self.shown(0);
+        ranked.sort_by_key(|w| std::cmp::Reverse(w.max));
+        let n = ranked.len();
+        let found = rows(examples, latent, 0);
+        let drawn: BTreeSet<u64> = found.iter().map(|&r| examples.start[r]).collect();
+        prop_assert_eq!(drawn.len(), found.len());
+        prop_assert!(drawn.iter().all(|start| ranked.iter().any(|w| w.start == *start)));
+        let pool = plan.pool.min(n);
+        let in_pool = ranked[..pool].iter().filter(|w| drawn.contains(&w.start)).count();
+        match plan.kind {
+            ExplainKind::Uniform => prop_assert_eq!(drawn.len(), plan.n.min(n)),
+            ExplainKind::Top => {
+                let top: BTreeSet<u64> = ranked.iter().take(plan.n).map(|w| w.start).collect();
+                prop_assert_eq!(drawn, top);
+            }
+            ExplainKind::TopOf => {
+                prop_assert_eq!(drawn.len(), plan.n.min(pool));
+                prop_assert_eq!(in_pool, drawn.len());
+            }
+            ExplainKind::Mixture => {
+                let top = plan.n_top.min(pool);
+                prop_assert!(in_pool >= top);
+                prop_assert_eq!(drawn.len(), top + (plan.n - plan.n_top).min(n - top));
+            }
+            ExplainKind::Deciles => {
+                for decile in 1..=10u8 {
+                    let there = ranked.iter().filter(|w| w.decile == decile).count();
+                    let found = ranked
+                        .iter()
+                        .filter(|w| w.decile == decile && drawn.contains(&w.start))
+                        .count();
+                    let more = usize::from(10 - decile) < plan.n % 10;
+                    prop_assert_eq!(found, (plan.n / 10 + usize::from(more)).min(there));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_score(&self, examples: &Examples, latent: u32) -> TestResult {
+        let shown = self.shown(1);
+        let scored: BTreeSet<u64> = rows(examples, latent, 1)
+            .into_iter()
+            .filter(|&r| examples.decile[r] > 0)
+            .map(|r| examples.start[r])
             .collect();
-        let there = windows
-            .starts
-            .iter()
-            .zip(&windows.deciles)
-            .filter(|&(&start, &d)| d == decile && usable(start))
-            .count();
-        prop_assert_eq!(drawn.len(), plan.per_decile.min(there));
-        for &r in &drawn {
-            prop_assert!(usable(examples.start[r]));
-            prop_assert_eq!(examples.kind[r], 0);
+        let is_drawn = |w: &&Shown| scored.contains(&w.start);
+        let (mut least, mut most) = (0, 0);
+        for decile in 1..=10 {
+            let there: Vec<_> = shown.iter().filter(|w| w.decile == decile).collect();
+            let wanted = self.plan.per_decile.min(there.len());
+            let found = there.into_iter().filter(is_drawn).count();
+            prop_assert!(found >= wanted);
+            least += wanted;
+            most += found;
         }
-    }
-    let negatives: Vec<usize> = scored
-        .into_iter()
-        .filter(|&r| examples.decile[r] == 0)
-        .collect();
-    let distinct: BTreeSet<u64> = negatives.iter().map(|&r| examples.start[r]).collect();
-    prop_assert_eq!(distinct.len(), negatives.len());
-    let postings = index.postings(latent).unwrap();
-    let silent = |start: u64, margin: usize| {
-        let length = index.context_length() as u64;
-        !postings.positions.iter().any(|&p| {
-            p / length == start / length
-                && p + margin as u64 >= start
-                && p < start + index.window() as u64 + margin as u64
-        })
-    };
-    let mut left: BTreeSet<u64> = (0..sides.len())
-        .map(|w| index.first_position() + (w * index.window()) as u64)
-        .filter(|&start| usable(start))
-        .collect();
-    let mut next = negatives.into_iter();
-    for list in &plan.negatives {
-        let there = left.iter().filter(|&&s| silent(s, list.margin)).count();
-        for _ in 0..list.n.min(there) {
-            let row = next.next().unwrap();
-            prop_assert_eq!(examples.kind[row], 1);
-            prop_assert!(silent(examples.start[row], list.margin));
-            prop_assert!(left.remove(&examples.start[row]));
+        prop_assert_eq!(most, scored.len());
+        let strongest = self.ranked.first().map_or(1.0, |row| code::decode(code::code(row.1)));
+        let bins = self.plan.bins;
+        let mut in_bins = 0;
+        for bin in 0..bins {
+            let inside = |w: &&Shown| {
+                let share = f64::from(code::decode(code::code(w.max))) / f64::from(strongest);
+                ((bins as f64 * share) as usize).min(bins - 1) == bin
+            };
+            let there = shown.iter().filter(inside).count();
+            let found = shown.iter().filter(inside).filter(is_drawn).count();
+            prop_assert!(found >= self.plan.per_bin.min(there));
+            in_bins += self.plan.per_bin.min(there);
         }
+        prop_assert!((least..=least + in_bins).contains(&scored.len()));
+
+        let mut left = self.negatives();
+        let mut next = rows(examples, latent, 1)
+            .into_iter()
+            .filter(|&r| examples.decile[r] == 0);
+        for list in &self.plan.negatives {
+            let margin = list.margin as u64;
+            let there = left.iter().filter(|&&s| self.silent_around(s, margin)).count();
+            for _ in 0..list.n.min(there) {
+                let row = next.next().unwrap();
+                prop_assert_eq!(examples.kind[row], 1);
+                prop_assert!(self.silent_around(examples.start[row], margin));
+                prop_assert!(left.remove(&examples.start[row]));
+            }
+        }
+        prop_assert_eq!(next.next(), None);
+        Ok(())
     }
-    prop_assert_eq!(next.next(), None);
-    Ok(())
 }
 
-fn check_columns(corpus: &Corpus, index: &Index, examples: &Examples) -> TestResult {
-    let width = index.window();
+fn check_columns(corpus: &Corpus, index: &Index, plan: &Plan, examples: &Examples) -> TestResult {
+    let width = plan.length.unwrap_or(index.window());
+    prop_assert_eq!(examples.length, width);
     for r in 0..examples.latent.len() {
-        let windows = index.windows(examples.latent[r]).unwrap();
-        let decile = windows
-            .starts
-            .binary_search(&examples.start[r])
-            .map_or(0, |w| windows.deciles[w]);
-        prop_assert_eq!(examples.decile[r], decile);
+        let latent = examples.latent[r];
         let first = (examples.start[r] - corpus.base()) as usize;
-        let live = (first..first + width).find(|&p| corpus.mask[p]).unwrap();
-        prop_assert_eq!(examples.document[r], corpus.documents[live]);
-        let postings = corpus.postings(examples.latent[r]);
+        let live = (first..first + width).find(|&p| corpus.mask[p]);
+        prop_assert_eq!(examples.document[r], live.map_or(NO_DOCUMENT, |p| corpus.documents[p]));
+        let plain = Plain::of(corpus, index, plan, latent);
+        let shown = plain.shown(examples.split[r]);
+        let decile = shown.iter().find(|w| w.start == examples.start[r]).map_or(0, |w| w.decile);
+        if examples.decile[r] > 0 || decile == 0 {
+            prop_assert_eq!(examples.decile[r], decile);
+        }
+        let postings = corpus.kept(latent);
         for t in 0..width {
             let (place, at) = (first + t, r * width + t);
             prop_assert_eq!(examples.tokens[at], corpus.tokens[place]);
@@ -194,26 +285,32 @@ fn check_columns(corpus: &Corpus, index: &Index, examples: &Examples) -> TestRes
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn examples_are_what_the_plan_says(corpus in corpora(), plan in plans(), seed: u64) {
+        let plan = fit(plan, &corpus);
         let (_folder, index) = corpus.index();
         let latents: Vec<u32> = (0..index.n_latents()).collect();
         let examples = index.sample(&latents, &plan, seed).unwrap();
         for &latent in &latents {
-            check_explain(&index, &plan.explain, &examples, latent)?;
-            check_score(&index, &plan, &examples, latent)?;
+            let plain = Plain::of(&corpus, &index, &plan, latent);
+            plain.check_explain(&examples, latent)?;
+            plain.check_score(&examples, latent)?;
         }
-        check_columns(&corpus, &index, &examples)?;
+        check_columns(&corpus, &index, &plan, &examples)?;
         let found = |split, silent: bool, latent| rows(&examples, latent, split).iter()
             .filter(|&&r| (examples.decile[r] == 0) == silent).count();
-        for shortfall in &examples.shortfalls {
-            prop_assert!(shortfall.found < shortfall.wanted);
-            match shortfall.what {
-                "explain" => prop_assert_eq!(shortfall.found, found(0, false, shortfall.latent)),
-                "score" => prop_assert_eq!(shortfall.found, found(1, false, shortfall.latent)),
-                _ => prop_assert!(shortfall.found <= found(1, true, shortfall.latent)),
+        for short in &examples.shortfalls {
+            prop_assert!(short.found < short.wanted);
+            let all = match short.what {
+                "explain" => found(0, false, short.latent),
+                "score" | "bins" => found(1, false, short.latent),
+                _ => found(1, true, short.latent),
+            };
+            prop_assert!(short.found <= all);
+            if short.what == "explain" || (short.what == "score" && plan.per_bin == 0) {
+                prop_assert_eq!(short.found, all);
             }
         }
     }
@@ -222,6 +319,7 @@ proptest! {
     fn a_draw_depends_on_nothing_but_index_latent_plan_and_seed(
         corpus in corpora(), plan in plans(), seed: u64, segment_contexts in 1u64..9,
     ) {
+        let plan = fit(plan, &corpus);
         let (_folder, index) = corpus.index();
         let mut other = corpus.clone();
         other.parameters.segment_contexts = segment_contexts;
@@ -230,11 +328,16 @@ proptest! {
         let whole = index.sample(&latents, &plan, seed).unwrap();
         let reversed: Vec<u32> = latents.iter().rev().chain(&latents).copied().collect();
         prop_assert_eq!(&whole, &other.sample(&reversed, &plan, seed).unwrap());
-        let mut parts = Examples::default();
-        for latent in latents {
-            parts.append(index.sample(&[latent], &plan, seed).unwrap());
+        let mut parts = Examples { length: whole.length, ..Examples::default() };
+        for &latent in &latents {
+            append(&mut parts, index.sample(&[latent], &plan, seed).unwrap());
         }
         prop_assert_eq!(&whole, &parts);
+        for side in [None, Some(0), Some(1)] {
+            prop_assert_eq!(index.top(&latents, 20, side).unwrap(), other.top(&latents, 20, side).unwrap());
+        }
+        prop_assert_eq!(index.summary().unwrap(), other.summary().unwrap());
+        prop_assert_eq!(index.histogram(&latents).unwrap(), other.histogram(&latents).unwrap());
     }
 
     #[test]
@@ -242,8 +345,9 @@ proptest! {
         corpus in corpora(), plan in plans(), seed: u64, less in 0usize..4,
     ) {
         let (_folder, index) = corpus.index();
-        let mut plan = plan;
+        let mut plan = fit(plan, &corpus);
         plan.negatives.truncate(1);
+        plan.per_bin = 0;
         let mut smaller = plan.clone();
         smaller.per_decile = smaller.per_decile.saturating_sub(less);
         smaller.explain.n -= less.min(plan.explain.n - plan.explain.n_top);
@@ -267,4 +371,18 @@ proptest! {
             }
         }
     }
+}
+
+fn append(examples: &mut Examples, other: Examples) {
+    examples.latent.extend(other.latent);
+    examples.start.extend(other.start);
+    examples.tokens.extend(other.tokens);
+    examples.activations.extend(other.activations);
+    examples.decile.extend(other.decile);
+    examples.split.extend(other.split);
+    examples.kind.extend(other.kind);
+    examples.document.extend(other.document);
+    examples.document_start.extend(other.document_start);
+    examples.mask.extend(other.mask);
+    examples.shortfalls.extend(other.shortfalls);
 }

@@ -1,0 +1,222 @@
+//! The windows that were drawn, as columns.
+
+use rayon::prelude::*;
+
+use super::Drawn;
+use super::plan::Shortfall;
+use super::stretch::{Frame, Stretches};
+use crate::batch::NO_DOCUMENT;
+use crate::error::Result;
+use crate::index::Index;
+use crate::ranked::Ranked;
+
+/// Windows drawn, as columns of `n` rows; `W` is [`Examples::length`].
+///
+/// Rows are ordered by latent, split, decile and order of drawing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Examples {
+    /// Tokens shown of each window.
+    pub length: usize,
+    /// Latent.
+    pub latent: Vec<u32>,
+    /// Position of the first token shown.
+    pub start: Vec<u64>,
+    /// Token ids, `n * W`.
+    pub tokens: Vec<u32>,
+    /// Activations of the index's precision, `n * W`; 0 where the latent is silent.
+    pub activations: Vec<f32>,
+    /// Rank decile of the window over the whole index; 0: the latent is silent.
+    pub decile: Vec<u8>,
+    /// 0 explain, 1 score.
+    pub split: Vec<u8>,
+    /// Kind of negative: 0 none, 1 random.
+    pub kind: Vec<u8>,
+    /// Document of the first unmasked token.
+    pub document: Vec<u64>,
+    /// Whether a token is the first of its document, `n * W`.
+    pub document_start: Vec<bool>,
+    /// Which tokens count, `n * W`.
+    pub mask: Vec<bool>,
+    /// Plans that could not be filled.
+    pub shortfalls: Vec<Shortfall>,
+}
+
+/// The rows of one latent, to be filled.
+struct Slots<'a> {
+    latent: &'a mut [u32],
+    start: &'a mut [u64],
+    tokens: &'a mut [u32],
+    activations: &'a mut [f32],
+    decile: &'a mut [u8],
+    split: &'a mut [u8],
+    kind: &'a mut [u8],
+    document: &'a mut [u64],
+    document_start: &'a mut [bool],
+    mask: &'a mut [bool],
+}
+
+/// Takes the first `n` elements off a slice.
+fn take<'a, T>(rest: &mut &'a mut [T], n: usize) -> &'a mut [T] {
+    let (taken, left) = std::mem::take(rest).split_at_mut(n);
+    *rest = left;
+    taken
+}
+
+impl<'a> Slots<'a> {
+    fn of(examples: &'a mut Examples) -> Self {
+        Self {
+            latent: &mut examples.latent,
+            start: &mut examples.start,
+            tokens: &mut examples.tokens,
+            activations: &mut examples.activations,
+            decile: &mut examples.decile,
+            split: &mut examples.split,
+            kind: &mut examples.kind,
+            document: &mut examples.document,
+            document_start: &mut examples.document_start,
+            mask: &mut examples.mask,
+        }
+    }
+
+    /// Takes the first `n` rows off.
+    fn take(&mut self, n: usize, length: usize) -> Self {
+        Self {
+            latent: take(&mut self.latent, n),
+            start: take(&mut self.start, n),
+            tokens: take(&mut self.tokens, n * length),
+            activations: take(&mut self.activations, n * length),
+            decile: take(&mut self.decile, n),
+            split: take(&mut self.split, n),
+            kind: take(&mut self.kind, n),
+            document: take(&mut self.document, n),
+            document_start: take(&mut self.document_start, n * length),
+            mask: take(&mut self.mask, n * length),
+        }
+    }
+}
+
+impl Examples {
+    /// Reads what was drawn of some latents, each with its rows.
+    pub(super) fn read(index: &Index, frame: Frame, drawn: &[(u32, Vec<Drawn>)]) -> Result<Self> {
+        let n: usize = drawn.iter().map(|(_, rows)| rows.len()).sum();
+        let size = n * frame.length;
+        let mut examples = Self {
+            length: frame.length,
+            latent: vec![0; n],
+            start: vec![0; n],
+            tokens: vec![0; size],
+            activations: vec![0.0; size],
+            decile: vec![0; n],
+            split: vec![0; n],
+            kind: vec![0; n],
+            document: vec![0; n],
+            document_start: vec![false; size],
+            mask: vec![false; size],
+            shortfalls: Vec::new(),
+        };
+        let mut slots = Slots::of(&mut examples);
+        let mut work: Vec<(&(u32, Vec<Drawn>), Slots<'_>)> = drawn
+            .iter()
+            .map(|one| (one, slots.take(one.1.len(), frame.length)))
+            .collect();
+        let fill = |((latent, rows), slots): &mut (&(u32, Vec<Drawn>), Slots<'_>)| {
+            fill(index, frame, *latent, rows, slots)
+        };
+        if let [one] = work.as_mut_slice() {
+            fill(one)?;
+        } else {
+            work.par_iter_mut().try_for_each(fill)?;
+        }
+        Ok(examples)
+    }
+}
+
+fn fill(
+    index: &Index,
+    frame: Frame,
+    latent: u32,
+    rows: &[Drawn],
+    slots: &mut Slots<'_>,
+) -> Result<()> {
+    let length = frame.length;
+    slots.latent.fill(latent);
+    let mut text = Text::default();
+    for (at, row) in rows.iter().enumerate() {
+        slots.start[at] = row.start;
+        slots.decile[at] = row.decile;
+        slots.split[at] = row.split;
+        slots.kind[at] = row.kind;
+        let span = at * length..(at + 1) * length;
+        slots.document[at] = text.read(
+            index,
+            row.start,
+            &mut slots.tokens[span.clone()],
+            &mut slots.mask[span.clone()],
+            &mut slots.document_start[span],
+        )?;
+    }
+    if !rows.iter().any(|row| row.rank.is_some()) {
+        return Ok(());
+    }
+    if !frame.on_grid() {
+        let stretches = Stretches::of(index, latent, frame)?;
+        for (row, activations) in rows.iter().zip(slots.activations.chunks_exact_mut(length)) {
+            stretches.postings.fill(row.start, activations);
+        }
+        return Ok(());
+    }
+    let active = rows.iter().enumerate();
+    let mut ranks: Vec<(u64, usize)> =
+        active.filter_map(|(at, row)| row.rank.map(|rank| (rank, at))).collect();
+    ranks.sort_unstable();
+    Ranked::open(index, latent)?.read_each(&ranks, |row, offset, activation| {
+        slots.activations[row * length + offset] = activation;
+    })
+}
+
+/// The text of stretches, read one after the other.
+#[derive(Default)]
+struct Text {
+    tokens: Vec<u32>,
+    documents: Vec<u64>,
+}
+
+impl Text {
+    /// Reads the stretch from `start` on; returns the document of its first unmasked token.
+    fn read(
+        &mut self,
+        index: &Index,
+        start: u64,
+        tokens: &mut [u32],
+        mask: &mut [bool],
+        document_start: &mut [bool],
+    ) -> Result<u64> {
+        let per_context = index.context_length() as u64;
+        let (segment, context) = index.find_context(start / per_context)?;
+        let first = context * per_context as usize + (start % per_context) as usize;
+        let span = first..first + tokens.len();
+        self.tokens.clear();
+        segment.tokens_into(span.clone(), &mut self.tokens)?;
+        tokens.copy_from_slice(&self.tokens);
+        let bits = segment.mask()?;
+        for (live, position) in mask.iter_mut().zip(span.clone()) {
+            *live = bits.get(position);
+        }
+        self.documents.clear();
+        segment.documents_into(span, &mut self.documents)?;
+        let mut before = match (first, start == index.first_position()) {
+            (_, true) => None,
+            (0, _) => {
+                let (segment, context) = index.find_context((start - 1) / per_context)?;
+                Some(segment.document_of((context + 1) * per_context as usize - 1)?)
+            }
+            _ => Some(segment.document_of(first - 1)?),
+        };
+        for (starts, &document) in document_start.iter_mut().zip(&self.documents) {
+            *starts = document != NO_DOCUMENT && before != Some(document);
+            before = Some(document);
+        }
+        let live = mask.iter().position(|&live| live);
+        Ok(live.map_or(NO_DOCUMENT, |at| self.documents[at]))
+    }
+}
