@@ -13,11 +13,13 @@
 //! | `windows` | where is a latent active, and how strongly, window by window |
 //! | `sides` | which windows explain, which score, which are left out |
 //! | `sampling` | which windows are drawn |
+//! | `cooccurrence` | which latents are active together |
 //! | `rules` | which predicate over tokens says when a latent is active |
 //! | `random` | why the same ones everywhere |
 #![deny(missing_docs)]
 
 mod batch;
+mod cooccurrence;
 mod error;
 mod index;
 mod manifest;
@@ -32,6 +34,7 @@ mod windows;
 mod writer;
 
 pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT};
+pub use cooccurrence::{Cooccurrence, NO_NEIGHBOUR, Unit};
 pub use error::{Error, Result};
 pub use index::{Contexts, Index, Postings};
 pub use manifest::{Parameters, VERSION};
