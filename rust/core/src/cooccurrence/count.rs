@@ -61,10 +61,10 @@ impl<'a> Counter<'a> {
     pub(super) fn count(&mut self, latent: &Counted<'_>) {
         let (group, sizes, bars) = (self.group, &self.sizes[..], &mut self.bars[..]);
         let pairs = Pairs::new(group, sizes, bars, latent);
-        if latent.list.len() <= usize::from(u16::MAX) {
-            tally(&mut self.narrow, pairs);
+        if u16::try_from(latent.list.len()).is_ok() {
+            count(&mut self.narrow, pairs);
         } else {
-            tally(&mut self.wide, pairs);
+            count(&mut self.wide, pairs);
         }
     }
 }
@@ -74,7 +74,7 @@ trait Tally: Copy + Default + AddAssign + PartialOrd + Into<u32> + From<u8> {}
 impl Tally for u16 {}
 impl Tally for u32 {}
 
-fn tally<C: Tally>(counters: &mut [C], mut pairs: Pairs<'_>) {
+fn count<C: Tally>(counters: &mut [C], mut pairs: Pairs<'_>) {
     let Some(counters) = counters.first_chunk_mut::<PLACES>() else {
         return; // they have as many
     };

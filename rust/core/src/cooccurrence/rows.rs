@@ -14,8 +14,10 @@ use crate::error::{Error, Result};
 pub(super) const PLACES: usize = 1 << 16;
 /// Postings that are decoded at a time.
 pub(super) const BATCH: u64 = 1 << 24;
-/// Rows that one thread fills at a time: what it touches stays in its cache.
-const RANGE: usize = 1 << 15;
+/// Rows that a thread takes on.
+const RANGE: usize = 1 << 19;
+/// Rows of them that it goes through at a time: what it writes stays in its cache.
+const PART: usize = 1 << 16;
 
 /// Of each row the places of its latents, ascending.
 pub(super) struct Rows {
@@ -40,11 +42,7 @@ impl Rows {
             let ranges = cursors.par_chunks_mut(RANGE).enumerate();
             ranges.for_each(|(range, lengths)| {
                 let first = range * RANGE;
-                for list in batch {
-                    for &row in within(list, first) {
-                        lengths[row as usize - first] += 1;
-                    }
-                }
+                for_each_row(batch, first, |_, row| lengths[row - first] += 1);
             });
         })?;
         let mut sum = 0;
@@ -65,13 +63,11 @@ impl Rows {
             let tasks = tasks.into_par_iter().enumerate();
             tasks.for_each(|(range, (edge, inside, cursors))| {
                 let first = range * RANGE;
-                for (place, list) in (first_place..).zip(batch) {
-                    for &row in within(list, first) {
-                        let cursor = &mut cursors[row as usize - first];
-                        inside[(*cursor - edge) as usize] = place as u16;
-                        *cursor += 1;
-                    }
-                }
+                for_each_row(batch, first, |list, row| {
+                    let cursor = &mut cursors[row - first];
+                    inside[(*cursor - edge) as usize] = (first_place + list) as u16;
+                    *cursor += 1;
+                });
             });
         })?;
         Ok(Self { starts, places })
@@ -95,7 +91,7 @@ impl Rows {
         fetch(&raw const self.starts[row as usize]);
     }
 
-    /// Asks for the first places of a row, up to `bytes` of them.
+    /// Asks for the first places of a row.
     #[inline]
     pub(super) fn fetch_row(&self, row: u32) {
         if let Some(first) = self.places.get(self.starts[row as usize] as usize) {
@@ -104,11 +100,22 @@ impl Rows {
     }
 }
 
-/// The part of an ascending list in the range of rows from `first` on.
-fn within(list: &[u32], first: usize) -> &[u32] {
-    let from = list.partition_point(|&row| (row as usize) < first);
-    let list = &list[from..];
-    &list[..list.partition_point(|&row| (row as usize) < first + RANGE)]
+/// Goes through the rows of ascending lists in the range from `first` on, part by part, in each by
+/// the numbers of the lists.
+#[inline]
+fn for_each_row(lists: &[&[u32]], first: usize, mut take: impl FnMut(usize, usize)) {
+    let rest = |list: &&[u32]| list.partition_point(|&row| (row as usize) < first);
+    let mut cursors: Vec<usize> = lists.iter().map(rest).collect();
+    for end in (first + PART..=first + RANGE).step_by(PART) {
+        for (number, (list, cursor)) in lists.iter().zip(&mut cursors).enumerate() {
+            while let Some(&row) = list.get(*cursor)
+                && (row as usize) < end
+            {
+                take(number, row as usize);
+                *cursor += 1;
+            }
+        }
+    }
 }
 
 /// Asks for a cache line.
