@@ -109,8 +109,8 @@ fn count<C: Tally>(counters: &mut [C], mut pairs: Pairs<'_>) {
         }
     } else {
         for first in (0..end).step_by(CHUNK) {
-            let last = end.min(first + CHUNK);
-            let chunk = &mut counters[first..last];
+            let after = end.min(first + CHUNK);
+            let chunk = &mut counters[first..after];
             if pairs.any_may_enter(first, chunk) {
                 for (place, &both) in (first..).zip(&*chunk) {
                     if pairs.may_enter(place, both.into()) {
