@@ -25,6 +25,7 @@ FLOORS = {
     "judges": 2,
     "subjects": 2,
     "text": 2,
+    "cooccurrence": 3,
     "sampling": 3,
     "index": 3.1,
     "harvest": 3.2,

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from glossator import _core
 from glossator.arrays import Array, flat_ids, to_activations, to_ids, to_numpy, whole
+from glossator.cooccurrence import Cooccurrence
 from glossator.errors import InputError
 from glossator.sampling import SPLITS, Examples, SamplingPlan, core_plan
 
@@ -502,6 +503,37 @@ class Index:
             hookpoint=self.attributes.get("hookpoint", ""),
             precision=self.precision,
         )
+
+    def cooccurrence(
+        self,
+        latents: npt.ArrayLike,
+        top: int = 10,
+        *,
+        unit: Literal["token", "window"] = "token",
+        memory: int = 2**32,
+    ) -> Cooccurrence:
+        """The latents that are most often active together with some latents, by Jaccard; exact.
+
+        Args:
+            latents: [n] latent ids; all are searched for neighbours.
+            top: How many for each.
+            unit: What is counted: tokens, or windows of the grid, which costs about ten times more.
+            memory: Bytes that may be used beside the result. With 6 for each posting of `latents`
+                (each pair of latent and window) the index is decoded once; with less, three times
+                or more. At least 4 for each token (or window) and 2 for each posting of the most
+                frequent latent.
+
+        Raises:
+            InputError: The index has no such latent, or `memory` is too little.
+        """
+        if unit not in ("token", "window"):
+            raise InputError(f"`unit` is {unit!r}; it must be 'token' or 'window'")
+        ids = flat_ids("latents", latents, np.uint32)
+        top = whole("top", top, 2**32)
+        memory = whole("memory", memory, 2**64)
+        columns = self._core.cooccurrence(ids, top, unit == "window", memory)
+        shape = (len(ids), top)
+        return Cooccurrence(ids, **{name: flat.reshape(shape) for name, flat in columns.items()})
 
     def verify(self) -> None:
         """Compare the checksum of every file.

@@ -165,7 +165,7 @@ impl Index {
     /// Whether every activation is kept in bf16; else in 8 bits, within 1/32.
     #[must_use]
     pub fn lossless(&self) -> bool {
-        self.segments.iter().all(|segment| segment.shape().lossless)
+        self.parameters().lossless
     }
 
     /// Postings of each latent; decodes none.
@@ -193,6 +193,23 @@ impl Index {
             Ok(())
         })?;
         Ok(postings)
+    }
+
+    /// Decodes the window and the code of every posting of some latents, in stored order, into
+    /// buffers that are used again; returns how many. For measuring.
+    pub fn decode(&self, latents: &[u32]) -> Result<u64> {
+        let (mut windows, mut codes, mut n) = (Vec::new(), Vec::new(), 0);
+        for &latent in latents {
+            self.check_latent(latent)?;
+            for segment in &self.segments {
+                windows.clear();
+                codes.clear();
+                let stored = segment.list(latent)?.stored(&mut windows, &mut codes);
+                stored.map_err(|damaged| segment.damaged(latent, damaged))?;
+                n += codes.len() as u64;
+            }
+        }
+        Ok(n)
     }
 
     /// The text of the contexts with these numbers.

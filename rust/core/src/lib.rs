@@ -16,6 +16,7 @@
 //! | `summary` | how many windows and documents each latent has |
 //! | `sides` | which windows explain, which score, which are left out |
 //! | `sampling` | which windows are drawn |
+//! | `cooccurrence` | which latents are active together |
 //! | `rules` | which predicate over tokens says when a latent is active |
 //! | `random` | why the same ones everywhere |
 #![deny(missing_docs)]
@@ -26,6 +27,7 @@ mod build;
 mod check;
 pub mod code;
 mod compact;
+mod cooccurrence;
 mod error;
 mod files;
 mod folder;
@@ -52,6 +54,7 @@ mod writer;
 
 pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT, Values};
 pub use compact::compact;
+pub use cooccurrence::{Cooccurrence, NO_NEIGHBOUR, Unit};
 pub use error::{Error, Result};
 pub use index::{Contexts, Index, Postings};
 pub use join::join;

@@ -73,6 +73,14 @@ impl Index {
         Ok(values)
     }
 
+    /// Windows in which each latent is active; decodes none.
+    pub fn window_counts(&self) -> Result<Vec<u64>> {
+        (0..self.n_latents())
+            .into_par_iter()
+            .map(|latent| Ok(Ranked::open(self, latent)?.n()))
+            .collect()
+    }
+
     /// The histograms of some latents' window maxima, from the heads of their lists alone.
     pub fn histogram(&self, latents: &[u32]) -> Result<Histogram> {
         let mut histogram = Histogram::default();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use glossator_core::BOUNDARIES;
+use glossator_core::{BOUNDARIES, Unit};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, ToPyArray};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -296,6 +296,39 @@ impl Index {
             .detach(|| self.0.sample(latents, &plan.0, seed))
             .map_err(CoreError::from)?;
         sampling::columns(py, examples)
+    }
+
+    /// The columns of the neighbours by co-occurrence, flat.
+    #[pyo3(signature = (latents: "NDArray[np.uint32]", top: "int", windows: "bool", memory: "int")
+        -> "dict[str, NDArray[Any]]")]
+    fn cooccurrence<'py>(
+        &self,
+        py: Python<'py>,
+        latents: PyReadonlyArray1<'py, u32>,
+        top: usize,
+        windows: bool,
+        memory: u64,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let latents = contiguous("latents", latents.as_slice())?;
+        let unit = if windows { Unit::Window } else { Unit::Token };
+        let found = py
+            .detach(|| self.0.cooccurrence(latents, top, unit, memory))
+            .map_err(CoreError::from)?;
+        let columns = PyDict::new(py);
+        columns.set_item("neighbours", found.neighbours.into_pyarray(py))?;
+        columns.set_item("jaccard", found.jaccard.into_pyarray(py))?;
+        columns.set_item("both", found.both.into_pyarray(py))?;
+        columns.set_item("given", found.given.into_pyarray(py))?;
+        columns.set_item("given_back", found.given_back.into_pyarray(py))?;
+        Ok(columns)
+    }
+
+    /// Decode some latents' postings in stored order; returns how many. For measuring.
+    #[pyo3(signature = (latents: "NDArray[np.uint32]") -> "int")]
+    fn decode(&self, py: Python<'_>, latents: PyReadonlyArray1<'_, u32>) -> PyResult<u64> {
+        let latents = contiguous("latents", latents.as_slice())?;
+        let decoded = py.detach(|| self.0.decode(latents));
+        Ok(decoded.map_err(CoreError::from)?)
     }
 
     /// Compare the checksum of every file.
