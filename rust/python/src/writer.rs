@@ -158,7 +158,14 @@ impl IndexWriter {
             })
         });
         let activities = activities.collect::<PyResult<Vec<_>>>()?;
-        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), &activities, context)
+        self.add_batch(
+            py,
+            &tokens,
+            &document_ids,
+            mask.as_ref(),
+            &activities,
+            context,
+        )
     }
 
     /// Add contexts with one entry per activation, in any order.
@@ -187,7 +194,14 @@ impl IndexWriter {
             })
         });
         let activities = activities.collect::<PyResult<Vec<_>>>()?;
-        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), &activities, context)
+        self.add_batch(
+            py,
+            &tokens,
+            &document_ids,
+            mask.as_ref(),
+            &activities,
+            context,
+        )
     }
 
     /// Add contexts whose entries are ordered by latent and, within one, by position.
@@ -215,7 +229,14 @@ impl IndexWriter {
             })
         });
         let activities = activities.collect::<PyResult<Vec<_>>>()?;
-        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), &activities, context)
+        self.add_batch(
+            py,
+            &tokens,
+            &document_ids,
+            mask.as_ref(),
+            &activities,
+            context,
+        )
     }
 
     /// Commit what is left, mark the index complete, and let go of the folder.
