@@ -221,7 +221,7 @@ impl Ready<'_> {
                 );
             }
         } else {
-            let step = (USUAL.min(most) / length).max(1);
+            let step = (self.usual(rows.len()).min(most) / length).max(1);
             let ends = rows.clone().step_by(step);
             spans.extend(ends.map(|row| row * length..rows.end.min(row + step) * length));
         }
@@ -237,6 +237,17 @@ impl Ready<'_> {
                 bad.text
             ))
         })
+    }
+
+    /// The positions of a piece of so many rows, where contexts are short.
+    fn usual(&self, rows: usize) -> usize {
+        let sorted = |activity: &Activity<'_>| matches!(activity, Activity::Sorted { .. });
+        if self.batch.activities.iter().any(sorted) {
+            // Each piece looks for its part of every latent's list: one for each thread, then.
+            let share = rows.div_ceil(rayon::current_num_threads());
+            return USUAL.max(share * self.checker.context_length);
+        }
+        USUAL
     }
 
     fn piece(&self, span: Range<usize>) -> std::result::Result<Piece, Bad> {
@@ -502,7 +513,7 @@ impl Ready<'_> {
                     let (context, offset) = if length > self.checker.limits.piece {
                         (0, start_offset + inside)
                     } else {
-                        let context = (u64::from(inside) * reciprocal >> 32) as u32;
+                        let context = ((u64::from(inside) * reciprocal) >> 32) as u32;
                         (context, inside - context * length as u32)
                     };
                     let hash = &mut hashes[context as usize];
