@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from glossator.cooccurrence import NO_NEIGHBOUR
 from glossator.errors import InputError
 from glossator.index import Index, IndexWriter

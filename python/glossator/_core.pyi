@@ -29,6 +29,10 @@ class Index:
         self, /, ids: NDArray[np.uint64]
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.bool_]]:
         """Tokens, documents and mask of some contexts, flat."""
+    def cooccurrence(
+        self, /, latents: NDArray[np.uint32], top: int, windows: bool, memory: int
+    ) -> dict[str, NDArray[Any]]:
+        """The columns of the neighbours by co-occurrence, flat."""
     def counts(self, /) -> NDArray[np.uint64]:
         """Postings of each latent."""
     def deciles(self, /) -> NDArray[np.float32]:
