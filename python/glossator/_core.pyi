@@ -16,6 +16,8 @@ class Index:
         self, /, latent: int, starts: NDArray[np.uint64], length: int
     ) -> NDArray[np.float32]:
         """One latent's activations on `length` tokens from each start on, flat."""
+    def active(self, /, latent: int, positions: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Whether a latent is active in the windows that hold these positions."""
     @property
     def attributes(self, /) -> dict[str, str]:
         """Free text that describes the index."""
@@ -37,6 +39,8 @@ class Index:
         """Postings of each latent."""
     def deciles(self, /) -> NDArray[np.float32]:
         """Minimum, nine boundaries and maximum of each latent's window maxima."""
+    def decode(self, /, latents: NDArray[np.uint32]) -> int:
+        """Decode some latents' postings in stored order; returns how many. For measuring."""
     def eligible(self, /) -> NDArray[np.bool_]:
         """Whether each window may be drawn for its side."""
     @property
@@ -45,6 +49,11 @@ class Index:
     @property
     def hash(self, /) -> str:
         """A hash of the whole content, 16 hexadecimal digits."""
+    def histogram(self, /, latents: NDArray[np.uint32]) -> dict[str, NDArray[Any]]:
+        """Latents, codes, their activations and counts of windows."""
+    @property
+    def lossless(self, /) -> bool:
+        """Whether every activation is kept in bf16."""
     @property
     def n_contexts(self, /) -> int:
         """Number of contexts."""
@@ -67,8 +76,8 @@ class Index:
         """The share of score-side windows that are not eligible."""
     def postings(self, /, latent: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Positions and activations of one latent."""
-    def sample(self, /, latents: NDArray[np.uint32], plan: str, seed: int) -> dict[str, Any]:
-        """The columns of the examples that a plan (in JSON) draws."""
+    def sample(self, /, latents: NDArray[np.uint32], plan: Plan, seed: int) -> dict[str, Any]:
+        """The columns of the examples that a plan draws."""
     @property
     def segment_contexts(self, /) -> int:
         """Contexts in a full segment."""
@@ -79,6 +88,10 @@ class Index:
         """Seed of the division of documents into sides."""
     def summary(self, /) -> dict[str, NDArray[Any]]:
         """Counts of every latent, by name."""
+    def top(
+        self, /, latents: NDArray[np.uint32], n: int, side: int | None
+    ) -> dict[str, NDArray[Any]]:
+        """The `n` strongest windows of each latent, of one side or of all."""
     def verify(self, /) -> None:
         """Compare the checksum of every file."""
     @property
@@ -91,29 +104,36 @@ class Index:
 
 @final
 class IndexWriter:
-    """Builds an index in a folder, or goes on with one."""
+    """Builds an index in a folder, or goes on with one; or those of several hookpoints at once."""
     def __new__(
         cls,
         /,
         path: str,
         *,
-        n_latents: int,
+        n_latents: list[tuple[str, int]],
         context_length: int,
         window: int,
         first_context: int,
         segment_contexts: int | None,
         split_seed: int,
+        lossless: bool,
+        durable: bool,
+        text: str,
         attributes: dict[str, str],
     ) -> IndexWriter:
-        """Open the folder; the arguments are those of `glossator.index.IndexWriter`."""
+        """
+        Open the folder; the arguments are those of `glossator.index.IndexWriter`.
+
+        `n_latents` is one pair of a hookpoint's name and its latents per hookpoint; an index without
+        a folder of its own has the name "".
+        """
     def abandon(self, /) -> None:
-        """Drop what is not committed, and let go of the folder."""
+        """Drop what is still in memory, and let go of the folder."""
     def add(
         self,
         /,
         tokens: NDArray[np.uint32],
-        latents: NDArray[np.uint32],
-        activations: NDArray[np.float32],
+        entries: list[tuple[NDArray[np.uint32], NDArray[np.float32] | NDArray[np.uint16]]],
         document_ids: NDArray[np.uint64],
         mask: NDArray[np.bool_] | None,
         context: int | None,
@@ -121,21 +141,37 @@ class IndexWriter:
         """
         Add contexts with the same number of entries for every token.
 
+        One pair of latents and activations (float32, or the bits of bfloat16) per hookpoint.
         Documents are one per token, and all arrays C-contiguous.
         """
     def add_coo(
         self,
         /,
         tokens: NDArray[np.uint32],
-        rows: NDArray[np.uint64],
-        offsets: NDArray[np.uint64],
-        latents: NDArray[np.uint32],
-        activations: NDArray[np.float32],
+        entries: list[tuple[Any, ...]],
         document_ids: NDArray[np.uint64],
         mask: NDArray[np.bool_] | None,
         context: int | None,
     ) -> None:
-        """Add contexts with one entry per activation, in any order."""
+        """
+        Add contexts with one entry per activation, in any order.
+
+        One tuple of rows, offsets, latents and activations per hookpoint.
+        """
+    def add_sorted(
+        self,
+        /,
+        tokens: NDArray[np.uint32],
+        entries: list[tuple[Any, ...]],
+        document_ids: NDArray[np.uint64],
+        mask: NDArray[np.bool_] | None,
+        context: int | None,
+    ) -> None:
+        """
+        Add contexts whose entries are ordered by latent and, within one, by position.
+
+        One tuple of starts, positions and activations per hookpoint.
+        """
     @property
     def cursor(self, /) -> int:
         """Where the next batch goes, unless it says so itself."""
@@ -147,6 +183,13 @@ class IndexWriter:
     @property
     def segment_contexts(self, /) -> int:
         """Contexts in a segment."""
+
+@final
+class Plan:
+    """A plan, read once."""
+    @staticmethod
+    def read(json: str) -> Plan:
+        """From the JSON of `glossator.sampling.SamplingPlan`."""
 
 @final
 class RuleChecker:
@@ -192,8 +235,17 @@ class RuleLearner:
     def learn(self, /, latents: NDArray[np.uint32]) -> list[str | None]:
         """One rule a latent, in JSON; None for a latent that is silent on the explain side."""
 
+def compact(path: str, durable: bool) -> None:
+    """Merge the adjacent partial segments of an index up to the grid of its segments."""
+
 def document_sides(document_ids: NDArray[np.uint64], split_seed: int) -> NDArray[np.uint8]:
     """The side of each document: 0 explain, 1 score."""
+
+def join(parts: list[str], out: str, durable: bool) -> None:
+    """
+    Join finished indices whose contexts follow one another into a new one, without writing their
+    data again.
+    """
 
 class GlossatorError(Exception):
     """An error whose one line names the file, the field and the remedy."""
