@@ -225,7 +225,7 @@ def test_a_newer_version_is_refused_naming_both(tmp_path):
     content["version"] = 12
     content["a field of the future"] = True
     manifest.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"format version 12, and this glossator reads up to .* 0"):
+    with pytest.raises(InputError, match=r"format version 12, and this glossator reads up to .* 1"):
         Index.open(tmp_path / "index")
     content["format"] = "another"
     manifest.write_text(json.dumps(content))

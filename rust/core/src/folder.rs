@@ -34,13 +34,14 @@ pub(crate) fn refuse_foreign(path: &Path, hookpoints: &[&str]) -> Result<()> {
     };
     let mut foreign = None;
     for entry in entries {
-        let name = entry
-            .map_err(Error::io("read the folder", path))?
-            .file_name();
+        let entry = entry.map_err(Error::io("read the folder", path))?;
+        let name = entry.file_name();
         if name == manifest::FILE_NAME {
             return Ok(());
         }
-        if !ours.iter().chain(hookpoints).any(|&our| name == our) {
+        // Beside hookpoints there may be others, of another pass.
+        let neighbour = !hookpoints.is_empty() && entry.path().join(manifest::FILE_NAME).is_file();
+        if !neighbour && !ours.iter().chain(hookpoints).any(|&our| name == our) {
             foreign = Some(name);
         }
     }

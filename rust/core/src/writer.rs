@@ -492,13 +492,18 @@ impl Writer {
     pub fn finish(&mut self) -> Result<()> {
         self.check_open()?;
         self.commit_or_close()?;
+        let completed = self.complete();
+        self.abandon();
+        completed
+    }
+
+    fn complete(&mut self) -> Result<()> {
         for hook in &mut self.hooks {
             if !hook.manifest.complete {
                 hook.manifest.complete = true;
                 hook.manifest.write(&hook.path, self.durable)?;
             }
         }
-        self.abandon();
         Ok(())
     }
 
@@ -507,9 +512,7 @@ impl Writer {
     /// What was spilled stays, and another writer goes on from there.
     pub fn abandon(&mut self) {
         self.waiting.clear();
-        if let Some(spill) = self.spill.take() {
-            self.positions = spill.positions;
-        }
+        self.positions = self.spill.take().map_or(0, |spill| spill.positions);
         self.locks.clear();
     }
 
