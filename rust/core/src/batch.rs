@@ -1,7 +1,4 @@
-//! Rows of contexts as a caller gives them, checked and brought into one form.
-
-use rayon::prelude::*;
-use xxhash_rust::xxh3::Xxh3;
+//! Batches of contexts as a caller gives them; `check` looks at every number of one.
 
 use crate::error::{Error, Result};
 
@@ -21,11 +18,20 @@ pub struct Batch<'a> {
     pub documents: &'a [u64],
     /// Which tokens count, `B * S`; all of them where it is not given.
     pub mask: Option<&'a [bool]>,
-    /// The activations.
-    pub activity: Activity<'a>,
+    /// The activations of each hookpoint, in the order in which the writer was given them.
+    pub activities: &'a [Activity<'a>],
 }
 
-/// The activations of a batch.
+/// Activations in one of the two types that are taken as they are.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// Single precision; rounded to bf16.
+    F32(&'a [f32]),
+    /// The bits of bf16.
+    Bf16(&'a [u16]),
+}
+
+/// The activations of a batch at one hookpoint.
 ///
 /// An entry with latent [`NO_LATENT`], with activation 0, or at a masked position is no posting.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +43,7 @@ pub enum Activity<'a> {
         /// Latent ids.
         latents: &'a [u32],
         /// Activations.
-        activations: &'a [f32],
+        activations: Values<'a>,
     },
     /// One entry per activation, in any order.
     Sparse {
@@ -48,55 +54,39 @@ pub enum Activity<'a> {
         /// Latent ids.
         latents: &'a [u32],
         /// Activations.
-        activations: &'a [f32],
+        activations: Values<'a>,
+    },
+    /// One list of positions per latent, as a GPU sorts them.
+    Sorted {
+        /// Where each latent's entries begin, `L + 1`.
+        starts: &'a [u64],
+        /// `row * S + offset`, ascending within a latent.
+        positions: &'a [u32],
+        /// Activations.
+        activations: Values<'a>,
     },
 }
 
-/// One context, checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Row {
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) documents: Vec<u64>,
-    pub(crate) mask: Vec<bool>,
-    /// Ordered by latent, then offset.
-    pub(crate) postings: Vec<RowPosting>,
-    pub(crate) hash: u64,
-}
+impl Values<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowPosting {
-    pub(crate) latent: u32,
-    pub(crate) offset: u32,
-    pub(crate) activation: f32,
-}
-
-/// Checks a batch whose first context is number `context`; refuses it whole at its first bad row.
-pub(crate) fn rows(
-    batch: &Batch<'_>,
-    context: u64,
-    context_length: u32,
-    n_latents: u32,
-) -> Result<Vec<Row>> {
-    let length = context_length as usize;
-    let n_rows = batch.check_shapes(length)?;
-    let by_row = batch.activity.by_row(n_rows, length, context)?;
-    let rows: Vec<Result<Row>> = (0..n_rows)
-        .into_par_iter()
-        .map(|row| {
-            let at = Place {
-                context: context + row as u64,
-                n_latents,
-            };
-            at.row(batch, row, length, by_row.as_ref())
-        })
-        .collect();
-    // One after the other, so that the first bad row is named whatever the threads did.
-    rows.into_iter().collect()
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Batch<'_> {
     /// Compares all lengths; returns the number of contexts.
-    fn check_shapes(&self, length: usize) -> Result<usize> {
+    pub(crate) fn check_shapes(&self, length: usize, n_latents: &[u32]) -> Result<usize> {
         let n_tokens = self.tokens.len();
         if !n_tokens.is_multiple_of(length) {
             return Err(Error::input(format!(
@@ -119,7 +109,23 @@ impl Batch<'_> {
                 mask.len()
             )));
         }
-        match self.activity {
+        if self.activities.len() != n_latents.len() {
+            return Err(Error::input(format!(
+                "the batch has activations of {} hookpoints; the writer has {}",
+                self.activities.len(),
+                n_latents.len()
+            )));
+        }
+        for (activity, &n_latents) in self.activities.iter().zip(n_latents) {
+            activity.check_lengths(n_tokens, n_latents as usize)?;
+        }
+        Ok(n_rows)
+    }
+}
+
+impl Activity<'_> {
+    fn check_lengths(&self, n_tokens: usize, n_latents: usize) -> Result<()> {
+        match *self {
             Activity::Dense {
                 k,
                 latents,
@@ -152,191 +158,31 @@ impl Batch<'_> {
                     )));
                 }
             }
-        }
-        Ok(n_rows)
-    }
-}
-
-/// The entries of a sparse batch, grouped by row.
-struct ByRow {
-    starts: Vec<usize>,
-    entries: Vec<usize>,
-}
-
-impl Activity<'_> {
-    fn by_row(&self, n_rows: usize, length: usize, context: u64) -> Result<Option<ByRow>> {
-        let Activity::Sparse { rows, offsets, .. } = *self else {
-            return Ok(None);
-        };
-        let mut starts = vec![0; n_rows + 1];
-        for (entry, (&row, &offset)) in rows.iter().zip(offsets).enumerate() {
-            if row >= n_rows as u64 {
-                return Err(Error::input(format!(
-                    "entry {entry}: row {row} is not below the number of contexts {n_rows}"
-                )));
-            }
-            if offset >= length as u64 {
-                return Err(Error::input(format!(
-                    "context {}: offset {offset} is not below the context length {length}",
-                    context + row
-                )));
-            }
-            starts[row as usize + 1] += 1;
-        }
-        for row in 0..n_rows {
-            starts[row + 1] += starts[row];
-        }
-        let mut next = starts.clone();
-        let mut entries = vec![0; rows.len()];
-        for (entry, &row) in rows.iter().enumerate() {
-            entries[next[row as usize]] = entry;
-            next[row as usize] += 1;
-        }
-        Ok(Some(ByRow { starts, entries }))
-    }
-}
-
-/// Where a row stands, for the texts of its errors.
-struct Place {
-    context: u64,
-    n_latents: u32,
-}
-
-impl Place {
-    fn row(
-        &self,
-        batch: &Batch<'_>,
-        row: usize,
-        length: usize,
-        by_row: Option<&ByRow>,
-    ) -> Result<Row> {
-        let span = row * length..(row + 1) * length;
-        let tokens = batch.tokens[span.clone()].to_vec();
-        let documents = if batch.documents.len() == batch.tokens.len() {
-            batch.documents[span.clone()].to_vec()
-        } else {
-            vec![batch.documents[row]; length]
-        };
-        let mask = batch
-            .mask
-            .map_or_else(|| vec![true; length], |mask| mask[span].to_vec());
-        for offset in 0..length {
-            if mask[offset] && documents[offset] == NO_DOCUMENT {
-                return Err(self.refuse(
-                    offset,
-                    "a position without a document must be masked: set `mask` to False there",
-                ));
-            }
-        }
-        let mut postings = Vec::new();
-        match batch.activity {
-            Activity::Dense {
-                k,
-                latents,
+            Activity::Sorted {
+                starts,
+                positions,
                 activations,
             } => {
-                for (offset, _) in mask.iter().enumerate().filter(|&(_, &live)| live) {
-                    let first = (row * length + offset) * k;
-                    for entry in first..first + k {
-                        self.push(&mut postings, offset, latents[entry], activations[entry])?;
-                    }
+                let n = positions.len();
+                if starts.len() != n_latents + 1 || activations.len() != n {
+                    return Err(Error::input(format!(
+                        "`starts`, `positions` and `activations` hold {}, {n} and {} values; \
+                         `starts` must hold {}, one more than latents, and the others equally many",
+                        starts.len(),
+                        activations.len(),
+                        n_latents + 1
+                    )));
+                }
+                if starts.first() != Some(&0)
+                    || starts.last() != Some(&(n as u64))
+                    || !starts.is_sorted()
+                {
+                    return Err(Error::input(format!(
+                        "`starts` must ascend from 0 to the number of positions {n}"
+                    )));
                 }
             }
-            Activity::Sparse {
-                offsets,
-                latents,
-                activations,
-                ..
-            } => {
-                let entries = by_row.map_or(&[][..], |by| {
-                    &by.entries[by.starts[row]..by.starts[row + 1]]
-                });
-                for &entry in entries {
-                    let offset = offsets[entry] as usize;
-                    if mask[offset] {
-                        self.push(&mut postings, offset, latents[entry], activations[entry])?;
-                    }
-                }
-            }
-        }
-        postings.sort_unstable_by_key(|p| (p.latent, p.offset));
-        if let Some(twice) = postings
-            .windows(2)
-            .find(|p| (p[0].latent, p[0].offset) == (p[1].latent, p[1].offset))
-        {
-            let latent = twice[0].latent;
-            return Err(self.refuse(
-                twice[0].offset as usize,
-                &format!("latent {latent} is given twice; a token has one activation of a latent"),
-            ));
-        }
-        let mut row = Row {
-            tokens,
-            documents,
-            mask,
-            postings,
-            hash: 0,
-        };
-        row.hash = row.content_hash();
-        Ok(row)
-    }
-
-    fn push(
-        &self,
-        postings: &mut Vec<RowPosting>,
-        offset: usize,
-        latent: u32,
-        activation: f32,
-    ) -> Result<()> {
-        if latent == NO_LATENT {
-            return Ok(());
-        }
-        if latent >= self.n_latents {
-            return Err(self.refuse(
-                offset,
-                &format!(
-                    "latent {latent} is not below `n_latents` {}",
-                    self.n_latents
-                ),
-            ));
-        }
-        if !activation.is_finite() || activation < 0.0 {
-            return Err(self.refuse(
-                offset,
-                &format!(
-                    "latent {latent} has activation {activation}; activations must be finite and \
-                     not negative"
-                ),
-            ));
-        }
-        if activation > 0.0 {
-            postings.push(RowPosting {
-                latent,
-                offset: offset as u32,
-                activation,
-            });
         }
         Ok(())
-    }
-
-    fn refuse(&self, offset: usize, what: &str) -> Error {
-        Error::input(format!("context {}, offset {offset}: {what}", self.context))
-    }
-}
-
-impl Row {
-    /// A hash of all that the index keeps of a context.
-    fn content_hash(&self) -> u64 {
-        let mut hash = Xxh3::new();
-        hash.update(bytemuck::cast_slice(&self.tokens));
-        hash.update(bytemuck::cast_slice(&self.documents));
-        let mask: Vec<u8> = self.mask.iter().map(|&live| u8::from(live)).collect();
-        hash.update(&mask);
-        for posting in &self.postings {
-            hash.update(&posting.latent.to_le_bytes());
-            hash.update(&posting.offset.to_le_bytes());
-            hash.update(&posting.activation.to_le_bytes());
-        }
-        hash.digest()
     }
 }

@@ -297,7 +297,9 @@ mod tests {
             }
             prop_assert!(reader.at == length && u64::from(gammas) <= length);
             let mut bytes = Vec::new();
-            varints.iter().for_each(|&v| put_varint(&mut bytes, v));
+            for &value in &varints {
+                put_varint(&mut bytes, value);
+            }
             let mut rest = &bytes[..];
             for &value in &varints {
                 prop_assert_eq!(take_varint(&mut rest), Some(value));

@@ -84,10 +84,10 @@ pub fn decode(code: u16) -> f32 {
         let bits = (code - (SUBNORMAL_OCTAVES - 1) * PER_OCTAVE) << LOW_BITS;
         return f32::from_bits(bits << 16 | 0x3_8000);
     }
-    let octave = (code / PER_OCTAVE) as i32;
+    let octave = code / PER_OCTAVE;
     let mantissa = 1.0 + (code % PER_OCTAVE) as f32 / PER_OCTAVE as f32;
     let below = if octave >= 4 { 3.5 / 128.0 } else { 0.0 };
-    (mantissa + below) * 2f32.powi(octave - 7) * f32::MIN_POSITIVE
+    (mantissa + below) * f32::MIN_POSITIVE / (1u32 << (SUBNORMAL_OCTAVES - octave)) as f32
 }
 
 #[cfg(test)]

@@ -22,35 +22,48 @@
 
 mod batch;
 mod bits;
-mod code;
+mod build;
+mod check;
+pub mod code;
+mod compact;
 mod error;
+mod files;
+mod folder;
 mod index;
-mod list;
+mod join;
+pub mod list;
 mod manifest;
+mod mapped;
 mod random;
 mod ranked;
 pub mod rules;
+mod runs;
 mod sampling;
 mod segment;
 mod sides;
+mod spill;
 mod summary;
 #[cfg(test)]
 mod testing;
+mod text;
 mod top;
 mod windows;
 mod writer;
 
-pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT};
+pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT, Values};
+pub use compact::compact;
 pub use error::{Error, Result};
 pub use index::{Contexts, Index, Postings};
+pub use join::join;
 pub use manifest::{Parameters, VERSION};
 pub use random::document_side;
 pub use sampling::{
     Examples, ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Shortfall,
 };
-pub use segment::{Mask, Segment};
+pub use segment::Segment;
 pub use sides::{NO_SIDE, RUN};
 pub use summary::Summary;
+pub use text::Mask;
 pub use top::Top;
 pub use windows::{BOUNDARIES, Histogram, Windows};
-pub use writer::{Writer, default_segment_contexts};
+pub use writer::{Options, Writer, default_segment_contexts};

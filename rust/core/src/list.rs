@@ -43,11 +43,14 @@
 //! Elias'; Rice(v, g) is `v >> g` unary and `g` low bits. The peak is the first hit with the window's
 //! largest code. The low bits in `exact` are those of the window's largest bf16.
 
+mod block;
+mod divide;
 mod encode;
 mod postings;
 mod read;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use encode::Encoder;
 pub use postings::Buffers;

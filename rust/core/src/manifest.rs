@@ -1,8 +1,8 @@
 //! The manifest: what an index is, and the only place where a segment becomes part of it.
 //!
 //! `manifest.json` holds the format's name and version, the parameters, every segment with the
-//! size and the xxh3-64 of each of its files, and a checksum of all that. It is replaced as one:
-//! written beside itself, synced, renamed.
+//! path, the size and the hash of each of its files, and a checksum of all that. It is replaced as
+//! one: written beside itself, synced, renamed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,7 +17,17 @@ use crate::error::{Error, Result};
 /// The format's name, first in every manifest.
 const FORMAT: &str = "glossator-index";
 /// The format version that this crate writes, and the newest that it reads.
-pub const VERSION: u64 = 0;
+pub const VERSION: u64 = 1;
+/// The largest number of latents.
+const MAX_LATENTS: u32 = 1 << 24;
+/// The largest number of tokens in a window.
+const MAX_WINDOW: u32 = 1 << 16;
+/// The largest number of positions in a segment, a little below 2^32.
+const MAX_POSITIONS: u64 = (1 << 32) - (1 << 16);
+/// The text's folder within the index folder.
+pub(crate) const TEXT: &str = "text";
+/// The text's folder beside the index folder.
+pub(crate) const SHARED_TEXT: &str = "../text";
 /// The manifest's name in the index folder.
 pub(crate) const FILE_NAME: &str = "manifest.json";
 
@@ -37,16 +47,21 @@ pub struct Parameters {
     pub segment_contexts: u64,
     /// Seed of the division of documents into sides.
     pub split_seed: u64,
+    /// Whether every bf16 is kept; otherwise the 8-bit codes, and the strongest peaks exactly.
+    pub lossless: bool,
+    /// The folder of the text, relative to the index folder: `text`, or `../text` where several
+    /// hookpoints share it.
+    pub text: String,
     /// Free text that describes the index: hookpoint, model, corpus.
     pub attributes: BTreeMap<String, String>,
 }
 
-/// The size and checksum of one file of a segment.
+/// The size and hash of one file of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileRecord {
     pub(crate) bytes: u64,
-    /// xxh3-64 of the content, 16 hexadecimal digits.
+    /// xxh3-64 of the file's page hashes (see `mapped`), 16 hexadecimal digits.
     pub(crate) xxh3: String,
 }
 
@@ -59,6 +74,11 @@ pub(crate) struct SegmentRecord {
     /// Unmasked tokens.
     pub(crate) n_tokens: u64,
     pub(crate) nnz: u64,
+    /// The folder of the lists, relative to the index folder.
+    pub(crate) lists: String,
+    /// The folder of the text, relative to the index folder.
+    pub(crate) text: String,
+    /// Every file of both, by its path relative to the index folder.
     pub(crate) files: BTreeMap<String, FileRecord>,
 }
 
@@ -96,17 +116,22 @@ pub(crate) fn hex(hash: u64) -> String {
 impl Parameters {
     /// Checks every limit; the text names the parameter.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.n_latents == 0 || self.n_latents == u32::MAX {
+        if self.n_latents == 0 || self.n_latents > MAX_LATENTS {
             return Err(Error::input(format!(
-                "`n_latents` is {}; it must be between 1 and {}",
-                self.n_latents,
-                u32::MAX - 1
+                "`n_latents` is {}; it must be between 1 and {MAX_LATENTS}",
+                self.n_latents
             )));
         }
         if self.window == 0 || self.context_length == 0 {
             return Err(Error::input(format!(
                 "`context_length` is {} and `window` is {}; both must be at least 1",
                 self.context_length, self.window
+            )));
+        }
+        if self.window > MAX_WINDOW {
+            return Err(Error::input(format!(
+                "`window` is {}; it must be at most {MAX_WINDOW}",
+                self.window
             )));
         }
         if !self.context_length.is_multiple_of(self.window) {
@@ -118,11 +143,17 @@ impl Parameters {
         let positions = self
             .segment_contexts
             .checked_mul(u64::from(self.context_length));
-        if self.segment_contexts == 0 || positions.is_none_or(|n| n > u64::from(u32::MAX)) {
+        if self.segment_contexts == 0 || positions.is_none_or(|n| n > MAX_POSITIONS) {
             return Err(Error::input(format!(
-                "`segment_contexts` is {}; a segment must hold between 1 context and {} tokens",
-                self.segment_contexts,
-                u32::MAX
+                "`segment_contexts` is {}; a segment must hold between 1 context and \
+                 {MAX_POSITIONS} tokens",
+                self.segment_contexts
+            )));
+        }
+        if self.text != TEXT && self.text != SHARED_TEXT {
+            return Err(Error::input(format!(
+                "`text` is `{}`; it must be `{TEXT}` or `{SHARED_TEXT}`",
+                self.text
             )));
         }
         self.check_contexts(self.first_context)
@@ -142,6 +173,28 @@ impl Parameters {
     /// The end of the segment that `context` belongs to.
     pub(crate) fn cut_after(&self, context: u64) -> u64 {
         (context / self.segment_contexts + 1).saturating_mul(self.segment_contexts)
+    }
+}
+
+impl SegmentRecord {
+    /// Whether all its paths lie where an index keeps its files.
+    fn is_inside(&self) -> bool {
+        let plain = |name: &str| !name.is_empty() && name != ".." && !name.contains('/');
+        let text = [TEXT, SHARED_TEXT].iter().any(|folder| {
+            let rest = self
+                .text
+                .strip_prefix(folder)
+                .and_then(|r| r.strip_prefix('/'));
+            rest.is_some_and(plain)
+        });
+        let lists = self.lists.strip_prefix("segments/").is_some_and(plain);
+        let inside = |path: &String| {
+            let name = path
+                .rsplit_once('/')
+                .map(|(folder, name)| (folder, plain(name)));
+            name == Some((self.text.as_str(), true)) || name == Some((self.lists.as_str(), true))
+        };
+        text && lists && self.files.keys().all(inside)
     }
 }
 
@@ -192,6 +245,14 @@ impl Manifest {
                 header.version
             )));
         }
+        if header.version < VERSION {
+            return Err(Error::input(format!(
+                "the index `{}` has format version {}, which this glossator no longer reads (it \
+                 reads version {VERSION}); build the index again",
+                index.display(),
+                header.version
+            )));
+        }
         let envelope: Envelope =
             serde_json::from_slice(&text).map_err(|e| corrupt(format!("cannot be read: {e}")))?;
         if envelope.xxh3 != envelope.index.checksum(index)? {
@@ -205,7 +266,9 @@ impl Manifest {
     }
 
     /// Replaces the manifest on disk by this one.
-    pub(crate) fn write(&self, index: &Path) -> Result<()> {
+    ///
+    /// Synced if `durable`: after a loss of power the old one or this one is there.
+    pub(crate) fn write(&self, index: &Path, durable: bool) -> Result<()> {
         let envelope = Envelope {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -220,11 +283,15 @@ impl Manifest {
         let write = |path: &Path| {
             let mut file = File::create(path)?;
             file.write_all(&text)?;
-            file.sync_all()
+            if durable { file.sync_all() } else { Ok(()) }
         };
-        write(&temporary).map_err(Error::io("write", &temporary))?;
+        if let Err(error) = write(&temporary) {
+            // A full disk: the half of a manifest is in the way of everything else.
+            let _ = fs::remove_file(&temporary);
+            return Err(Error::io("write", &temporary)(error));
+        }
         fs::rename(&temporary, &path).map_err(Error::io("rename to", &path))?;
-        sync_folder(index)
+        sync_folder(index, durable)
     }
 
     /// xxh3-64 of everything in the manifest, in compact JSON.
@@ -242,6 +309,7 @@ impl Manifest {
             let end = segment.first_context.checked_add(segment.contexts);
             if segment.first_context != next
                 || segment.contexts == 0
+                || !segment.is_inside()
                 || end.is_none_or(|end| end > self.parameters.cut_after(next))
             {
                 return Err(Error::input(format!(
@@ -269,8 +337,11 @@ pub(crate) fn is_missing(error: &std::io::Error) -> bool {
     )
 }
 
-/// Makes the names in a folder durable.
-pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+/// Makes the names in a folder durable, if that is asked for.
+pub(crate) fn sync_folder(folder: &Path, durable: bool) -> Result<()> {
+    if !durable {
+        return Ok(());
+    }
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("sync", folder))

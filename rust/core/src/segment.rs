@@ -1,228 +1,42 @@
-//! One segment: a range of contexts, its texts and its postings, in seven flat files.
+//! One segment: a range of contexts, its text (see `text`) and its lists (see `list`).
 //!
-//! All numbers are little-endian. With `C` contexts of `S` tokens and `L` latents:
+//! All numbers are little-endian. With `C` contexts and `L` latents:
 //!
 //! | file | type | length | content |
 //! |---|---|---|---|
-//! | `tokens.u32` | u32 | C·S | token ids |
-//! | `documents.u64` | u64 | C·S | document ids; `2^64 - 1` is padding |
-//! | `mask.bits` | bits | C·S | 1: in the statistics; bit `i` is bit `i % 8` of byte `i / 8` |
-//! | `hashes.u64` | u64 | C | hash of each context: text, mask and postings |
-//! | `offsets.u64` | u64 | L + 1 | where each latent's postings begin |
-//! | `positions.u32` | u32 | nnz | positions, relative to the segment, ascending by latent |
-//! | `activations.f32` | f32 | nnz | their activations, above 0 |
+//! | `lists.bin` | bytes | | the latents' lists, one after the other |
+//! | `offsets.u64` | u64 | L + 1 | where each latent's list begins in `lists.bin` |
+//! | `hashes.u64` | u64 | C | a hash of each context's postings, whatever their order |
+//! | `pages.u64` | u64 | | the page hashes of the files above, in the order of their names |
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-
-use bytemuck::Pod;
-use memmap2::Mmap;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::list::{Damaged, Encoder, List, Shape};
-use crate::manifest::{FileRecord, Parameters, SegmentRecord, hex, sync_folder};
+use crate::files::PAGES;
+use crate::list::{Buffers, Damaged, List, Shape};
+use crate::manifest::{FileRecord, Parameters, SegmentRecord, hex, is_missing};
+use crate::mapped::{Mapped, PAGE, page_hashes, root};
+use crate::text::{Mask, Text};
 
 #[cfg(target_endian = "big")]
 compile_error!("the index is read in place, and its files are little-endian");
 
-const TOKENS: &str = "tokens.u32";
-const DOCUMENTS: &str = "documents.u64";
-const MASK: &str = "mask.bits";
-const HASHES: &str = "hashes.u64";
-const OFFSETS: &str = "offsets.u64";
-const POSITIONS: &str = "positions.u32";
-const ACTIVATIONS: &str = "activations.f32";
+pub(crate) const LISTS: &str = "lists.bin";
+pub(crate) const OFFSETS: &str = "offsets.u64";
+pub(crate) const HASHES: &str = "hashes.u64";
 
 /// The folder of the segments within the index.
 pub(crate) const FOLDER: &str = "segments";
-/// The end of the name of a segment that is being written.
-pub(crate) const UNFINISHED: &str = ".tmp";
 
 /// The name of the segment that begins at `first_context`.
 pub(crate) fn name(first_context: u64) -> String {
     format!("{first_context:020}")
 }
 
-/// Everything in a segment, before it is written.
-pub(crate) struct SegmentData {
-    pub(crate) first_context: u64,
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) documents: Vec<u64>,
-    pub(crate) mask: Vec<bool>,
-    pub(crate) hashes: Vec<u64>,
-    pub(crate) offsets: Vec<u64>,
-    pub(crate) positions: Vec<u32>,
-    pub(crate) activations: Vec<f32>,
-}
-
-impl SegmentData {
-    /// Writes the files beside their final place, then moves the folder there.
-    ///
-    /// The segment is part of the index only once a manifest names it.
-    pub(crate) fn write(&self, index: &Path) -> Result<SegmentRecord> {
-        let segments = index.join(FOLDER);
-        let folder = segments.join(name(self.first_context));
-        let unfinished = segments.join(name(self.first_context) + UNFINISHED);
-        fs::create_dir(&unfinished).map_err(Error::io("create", &unfinished))?;
-        let written = self.write_files(&unfinished).and_then(|record| {
-            sync_folder(&unfinished)?;
-            fs::rename(&unfinished, &folder).map_err(Error::io("rename to", &folder))?;
-            sync_folder(&segments)?;
-            Ok(record)
-        });
-        if written.is_err() {
-            // On a full disk the half of a segment would be in the way of everything else; should
-            // it not go either, the next writer removes it.
-            let _ = fs::remove_dir_all(&unfinished);
-        }
-        written
-    }
-
-    fn write_files(&self, folder: &Path) -> Result<SegmentRecord> {
-        let mut bits = vec![0u8; self.mask.len().div_ceil(8)];
-        for (i, _) in self.mask.iter().enumerate().filter(|&(_, &live)| live) {
-            bits[i / 8] |= 1 << (i % 8);
-        }
-        let contents: [(&str, &[u8]); 7] = [
-            (TOKENS, bytemuck::cast_slice(&self.tokens)),
-            (DOCUMENTS, bytemuck::cast_slice(&self.documents)),
-            (MASK, &bits),
-            (HASHES, bytemuck::cast_slice(&self.hashes)),
-            (OFFSETS, bytemuck::cast_slice(&self.offsets)),
-            (POSITIONS, bytemuck::cast_slice(&self.positions)),
-            (ACTIVATIONS, bytemuck::cast_slice(&self.activations)),
-        ];
-        let mut files = BTreeMap::new();
-        for (name, content) in contents {
-            let path = folder.join(name);
-            File::create(&path)
-                .and_then(|mut file| {
-                    file.write_all(content)?;
-                    file.sync_all()
-                })
-                .map_err(Error::io("write", &path))?;
-            let record = FileRecord {
-                bytes: content.len() as u64,
-                xxh3: hex(xxh3_64(content)),
-            };
-            files.insert(name.to_owned(), record);
-        }
-        Ok(SegmentRecord {
-            first_context: self.first_context,
-            contexts: self.hashes.len() as u64,
-            n_tokens: self.mask.iter().filter(|&&live| live).count() as u64,
-            nnz: self.positions.len() as u64,
-            files,
-        })
-    }
-}
-
-/// One file of a segment, mapped; its checksum is compared when it is first looked at.
-#[derive(Debug)]
-struct DataFile {
-    index: PathBuf,
-    segment: u64,
-    name: &'static str,
-    record: FileRecord,
-    /// None for an empty file.
-    map: Option<Mmap>,
-    checked: OnceLock<std::result::Result<(), String>>,
-}
-
-impl DataFile {
-    fn open(index: &Path, record: &SegmentRecord, name: &'static str, bytes: u64) -> Result<Self> {
-        let corrupt = |problem: String| corrupt(index, record.first_context, name, problem);
-        let Some(file_record) = record.files.get(name) else {
-            return Err(corrupt("is not in the manifest".to_owned()));
-        };
-        if file_record.bytes != bytes {
-            return Err(corrupt(format!(
-                "should have {bytes} bytes, and the manifest says {}",
-                file_record.bytes
-            )));
-        }
-        let path = index
-            .join(FOLDER)
-            .join(self::name(record.first_context))
-            .join(name);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if crate::manifest::is_missing(&error) => {
-                return Err(corrupt("is missing".to_owned()));
-            }
-            Err(error) => return Err(Error::io("read", &path)(error)),
-        };
-        let found = file.metadata().map_err(Error::io("read", &path))?.len();
-        if found != bytes {
-            return Err(corrupt(format!(
-                "has {found} bytes where the manifest says {bytes}"
-            )));
-        }
-        let map = if bytes == 0 {
-            None
-        } else {
-            // SAFETY: segments are never changed once the manifest names them; who changes one in
-            // place while it is open breaks this, as with any mapped file. Mapping is what lets an
-            // index be larger than memory.
-            let map = unsafe { Mmap::map(&file) };
-            Some(map.map_err(Error::io("map", &path))?)
-        };
-        Ok(Self {
-            index: index.to_owned(),
-            segment: record.first_context,
-            name,
-            record: file_record.clone(),
-            map,
-            checked: OnceLock::new(),
-        })
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
-    }
-
-    fn verify(&self) -> Result<()> {
-        if hex(xxh3_64(self.bytes())) == self.record.xxh3 {
-            return Ok(());
-        }
-        Err(self.corrupt("does not match its checksum".to_owned()))
-    }
-
-    /// The content as numbers, after its checksum and `check` have passed once.
-    fn values<T: Pod>(&self, check: impl Fn(&[T]) -> bool) -> Result<&[T]> {
-        let bytes = self.bytes();
-        let values: std::result::Result<&[T], _> = if bytes.is_empty() {
-            Ok(&[])
-        } else {
-            bytemuck::try_cast_slice(bytes)
-        };
-        let checked = self.checked.get_or_init(|| {
-            if hex(xxh3_64(bytes)) != self.record.xxh3 {
-                return Err("does not match its checksum".to_owned());
-            }
-            match values {
-                Ok(values) if check(values) => Ok(()),
-                _ => Err("holds numbers that are out of range".to_owned()),
-            }
-        });
-        match (checked, values) {
-            (Ok(()), Ok(values)) => Ok(values),
-            (Err(problem), _) => Err(self.corrupt(problem.clone())),
-            (Ok(()), Err(error)) => Err(self.corrupt(format!("cannot be read: {error}"))),
-        }
-    }
-
-    fn corrupt(&self, problem: String) -> Error {
-        corrupt(&self.index, self.segment, self.name, problem)
-    }
-}
-
-fn corrupt(index: &Path, segment: u64, file: &str, problem: String) -> Error {
+pub(crate) fn corrupt(index: &Path, segment: u64, file: &str, problem: String) -> Error {
     Error::Corrupt {
         index: index.to_owned(),
         place: format!("segment {segment}, file `{file}`"),
@@ -230,15 +44,124 @@ fn corrupt(index: &Path, segment: u64, file: &str, problem: String) -> Error {
     }
 }
 
-/// Which positions of a segment count: one bit each.
-#[derive(Clone, Copy, Debug)]
-pub struct Mask<'a>(&'a [u8]);
+/// One folder of a segment, whose files are being opened.
+pub(crate) struct Folder<'a> {
+    index: &'a Path,
+    segment: u64,
+    path: &'a str,
+    files: BTreeMap<&'a str, &'a FileRecord>,
+    hashes: BTreeMap<&'a str, Vec<u64>>,
+}
 
-impl Mask<'_> {
-    /// Whether the token at `position` (relative to the segment) is in the statistics.
-    #[must_use]
-    pub fn get(self, position: usize) -> bool {
-        self.0[position / 8] >> (position % 8) & 1 == 1
+impl<'a> Folder<'a> {
+    /// Reads the folder's page hashes, and compares them with the manifest.
+    fn open_folder(index: &'a Path, record: &'a SegmentRecord, path: &'a str) -> Result<Self> {
+        let inside = |(file, record)| {
+            let (folder, name) = str::rsplit_once(file, '/')?;
+            (folder == path).then_some((name, record))
+        };
+        let mut folder = Self {
+            index,
+            segment: record.first_context,
+            path,
+            files: record
+                .files
+                .iter()
+                .map(|(f, r)| (f.as_str(), r))
+                .filter_map(inside)
+                .collect(),
+            hashes: BTreeMap::new(),
+        };
+        let pages = folder.path_of(PAGES);
+        let bytes = match fs::read(&pages) {
+            Ok(bytes) => bytes,
+            Err(error) if is_missing(&error) => {
+                return Err(folder.corrupt(PAGES, "is missing".to_owned()));
+            }
+            Err(error) => return Err(Error::io("read", &pages)(error)),
+        };
+        let expected = folder.record(PAGES)?;
+        if expected.bytes != bytes.len() as u64 {
+            return Err(folder.corrupt(
+                PAGES,
+                format!(
+                    "has {} bytes where the manifest says {}",
+                    bytes.len(),
+                    expected.bytes
+                ),
+            ));
+        }
+        let mut all: Vec<u64> = bytes
+            .chunks_exact(8)
+            .map(|hash| {
+                hash.iter()
+                    .rev()
+                    .fold(0, |all, &byte| all << 8 | u64::from(byte))
+            })
+            .collect();
+        let mut hashes = BTreeMap::new();
+        for (&name, record) in folder.files.iter().filter(|(name, _)| **name != PAGES) {
+            let pages = record.bytes.div_ceil(PAGE as u64);
+            if pages > all.len() as u64 {
+                return Err(folder.corrupt(PAGES, "is too short".to_owned()));
+            }
+            let rest = all.split_off(pages as usize);
+            hashes.insert(name, std::mem::replace(&mut all, rest));
+        }
+        if !all.is_empty() || hex(root(&page_hashes(&bytes))) != expected.xxh3 {
+            return Err(folder.corrupt(PAGES, "does not match its checksum".to_owned()));
+        }
+        for (name, pages) in &hashes {
+            if hex(root(pages)) != folder.record(name)?.xxh3 {
+                return Err(folder.corrupt(PAGES, format!("does not match the hash of `{name}`")));
+            }
+        }
+        folder.hashes = hashes;
+        Ok(folder)
+    }
+
+    fn path_of(&self, name: &str) -> PathBuf {
+        self.index.join(self.path).join(name)
+    }
+
+    fn record(&self, name: &str) -> Result<&'a FileRecord> {
+        self.files
+            .get(name)
+            .copied()
+            .ok_or_else(|| self.corrupt(name, "is not in the manifest".to_owned()))
+    }
+
+    /// Whether the manifest names a file.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name)
+    }
+
+    /// Maps a file, whose size must be `bytes` where that is known.
+    pub(crate) fn open(&mut self, name: &str, bytes: Option<u64>) -> Result<Mapped> {
+        let record = self.record(name)?;
+        if let Some(bytes) = bytes
+            && record.bytes != bytes
+        {
+            return Err(self.corrupt(
+                name,
+                format!(
+                    "should have {bytes} bytes, and the manifest says {}",
+                    record.bytes
+                ),
+            ));
+        }
+        let hashes = self.hashes.remove(name).unwrap_or_default();
+        Mapped::open(
+            self.index,
+            format!("segment {}, file `{name}`", self.segment),
+            &self.path_of(name),
+            record.bytes,
+            hashes,
+        )
+    }
+
+    pub(crate) fn corrupt(&self, file: &str, problem: String) -> Error {
+        corrupt(self.index, self.segment, file, problem)
     }
 }
 
@@ -247,139 +170,42 @@ impl Mask<'_> {
 /// Positions within it are relative: `(context - first_context) * S + offset`.
 #[derive(Debug)]
 pub struct Segment {
+    index: PathBuf,
     first_context: u64,
     contexts: usize,
-    n_positions: usize,
-    nnz: usize,
-    tokens: DataFile,
-    documents: DataFile,
-    mask: DataFile,
-    hashes: DataFile,
-    offsets: DataFile,
-    positions: DataFile,
-    activations: DataFile,
-    // What follows is the stand-in for format 1.
+    nnz: u64,
+    n_latents: usize,
     shape: Shape,
-    split_seed: u64,
-    lists: Vec<OnceLock<Vec<u8>>>,
-    runs: OnceLock<(Vec<u32>, Vec<u64>)>,
+    text: Text,
+    lists: Mapped,
+    offsets: Mapped,
+    hashes: Mapped,
 }
 
 impl Segment {
-    /// The shape of its lists.
-    pub(crate) fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    /// How many windows it holds.
-    #[must_use]
-    pub fn n_windows(&self) -> u32 {
-        self.shape.n_windows
-    }
-
-    /// The list of a latent.
-    pub(crate) fn list(&self, latent: u32) -> Result<List<'_>> {
-        let (positions, activations) = self.postings(latent)?;
-        let bytes = match self.lists[latent as usize].get() {
-            Some(bytes) => bytes,
-            None => {
-                let values: Vec<u16> =
-                    activations.iter().map(|&a| crate::code::bf16_of(a)).collect();
-                let (documents, mask) = (self.documents()?, self.mask()?);
-                let sides: Vec<u8> = (0..self.n_windows() as usize)
-                    .map(|w| {
-                        let span = w * self.shape.window as usize..(w + 1) * self.shape.window as usize;
-                        let mut seen = [false; 2];
-                        for p in span.filter(|&p| mask.get(p)) {
-                            seen[crate::random::document_side(documents[p], self.split_seed)
-                                as usize] = true;
-                        }
-                        match seen {
-                            [true, false] => 0,
-                            [false, true] => 1,
-                            _ => 2,
-                        }
-                    })
-                    .collect();
-                let mut bytes = Vec::new();
-                Encoder::new(self.shape).encode(positions, &values, &sides, &mut bytes);
-                self.lists[latent as usize].get_or_init(|| bytes)
-            }
-        };
-        List::open(bytes, self.shape).map_err(|d| self.damaged(latent, &d))
-    }
-
-    /// What to say of a list that cannot be read.
-    pub(crate) fn damaged(&self, latent: u32, damaged: &Damaged) -> Error {
-        self.positions.corrupt(format!("has a damaged list of latent {latent}: {}", damaged.0))
-    }
-
-    /// Appends token ids.
-    pub(crate) fn tokens_into(&self, span: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
-        out.extend_from_slice(&self.tokens()?[span]);
-        Ok(())
-    }
-
-    /// Appends document ids.
-    pub(crate) fn documents_into(&self, span: Range<usize>, out: &mut Vec<u64>) -> Result<()> {
-        out.extend_from_slice(&self.documents()?[span]);
-        Ok(())
-    }
-
-    /// The document of a position.
-    pub(crate) fn document_of(&self, position: usize) -> Result<u64> {
-        Ok(self.documents()?[position])
-    }
-
-    /// Where each run of one document begins, and its id.
-    pub(crate) fn document_runs(&self) -> Result<(&[u32], &[u64])> {
-        let documents = self.documents()?;
-        let (starts, ids) = self.runs.get_or_init(|| {
-            let (mut starts, mut ids) = (vec![], vec![]);
-            for (p, &d) in documents.iter().enumerate() {
-                if ids.last() != Some(&d) {
-                    starts.push(p as u32);
-                    ids.push(d);
-                }
-            }
-            (starts, ids)
-        });
-        Ok((starts, ids))
-    }
-
-    /// Maps the files of a segment after comparing their sizes; reads none of them.
+    /// Maps the files of a segment after comparing their sizes; reads the page hashes alone.
     pub(crate) fn open(
         index: &Path,
         parameters: &Parameters,
         record: &SegmentRecord,
     ) -> Result<Self> {
         // The manifest has been checked: a segment holds fewer than 2^32 positions.
-        let n_positions = record.contexts * u64::from(parameters.context_length);
-        let postings = record
-            .nnz
-            .checked_mul(4)
-            .ok_or_else(|| corrupt(index, record.first_context, POSITIONS, "is too long".into()))?;
-        let open = |name, bytes| DataFile::open(index, record, name, bytes);
+        let length = u64::from(parameters.context_length);
+        let mut folder = Folder::open_folder(index, record, &record.text)?;
+        let text = Text::open(&mut folder, record.contexts, length)?;
+        let mut folder = Folder::open_folder(index, record, &record.lists)?;
+        let n_latents = parameters.n_latents as usize;
         Ok(Self {
+            index: index.to_owned(),
             first_context: record.first_context,
             contexts: record.contexts as usize,
-            n_positions: n_positions as usize,
-            nnz: record.nnz as usize,
-            tokens: open(TOKENS, n_positions * 4)?,
-            documents: open(DOCUMENTS, n_positions * 8)?,
-            mask: open(MASK, n_positions.div_ceil(8))?,
-            hashes: open(HASHES, record.contexts * 8)?,
-            offsets: open(OFFSETS, (u64::from(parameters.n_latents) + 1) * 8)?,
-            positions: open(POSITIONS, postings)?,
-            activations: open(ACTIVATIONS, postings)?,
-            shape: Shape {
-                n_windows: (n_positions / u64::from(parameters.window)) as u32,
-                window: parameters.window,
-                lossless: parameters.attributes.contains_key("lossless"),
-            },
-            split_seed: parameters.split_seed,
-            lists: (0..parameters.n_latents).map(|_| OnceLock::new()).collect(),
-            runs: OnceLock::new(),
+            nnz: record.nnz,
+            n_latents,
+            shape: shape(parameters, record.contexts),
+            text,
+            lists: folder.open(LISTS, None)?,
+            offsets: folder.open(OFFSETS, Some((n_latents as u64 + 1) * 8))?,
+            hashes: folder.open(HASHES, Some(record.contexts * 8))?,
         })
     }
 
@@ -398,65 +224,193 @@ impl Segment {
     /// How many positions it holds, masked ones included.
     #[must_use]
     pub fn n_positions(&self) -> usize {
-        self.n_positions
+        self.text.n_positions()
     }
 
-    /// Token ids, one context after the other.
-    pub fn tokens(&self) -> Result<&[u32]> {
-        self.tokens.values(|_| true)
+    /// How many windows it holds.
+    #[must_use]
+    pub fn n_windows(&self) -> usize {
+        self.shape.n_windows as usize
     }
 
-    /// Document ids, one context after the other.
-    pub fn documents(&self) -> Result<&[u64]> {
-        self.documents.values(|_| true)
+    /// How many postings it holds.
+    #[must_use]
+    pub fn nnz(&self) -> u64 {
+        self.nnz
+    }
+
+    /// What its lists share.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The list of a latent, which is below `n_latents`; one without a posting has an empty list.
+    pub fn list(&self, latent: u32) -> Result<List<'_>> {
+        List::open(self.list_bytes(latent)?, self.shape).map_err(|d| self.damaged(latent, d))
+    }
+
+    /// The bytes of a latent's list.
+    pub(crate) fn list_bytes(&self, latent: u32) -> Result<&[u8]> {
+        let latent = latent as usize;
+        let &[start, end] = self.offsets.values::<u64>(latent..latent + 2)? else {
+            return Err(corrupt(
+                &self.index,
+                self.first_context,
+                OFFSETS,
+                "is too short".into(),
+            ));
+        };
+        self.lists.bytes(start..end)
+    }
+
+    /// The error of a list that is none.
+    pub fn damaged(&self, latent: u32, damaged: Damaged) -> Error {
+        // A list that changed under the reader has its own error.
+        if let Err(error) = self.lists.intact() {
+            return error;
+        }
+        let problem = format!("has a list of latent {latent} that {}", damaged.0);
+        corrupt(&self.index, self.first_context, LISTS, problem)
+    }
+
+    /// The token at a position.
+    pub fn token(&self, position: usize) -> Result<u32> {
+        self.text.token(position)
+    }
+
+    /// Appends the tokens of some positions.
+    pub fn tokens_into(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
+        self.text.tokens_into(range, out)
+    }
+
+    /// The document that a position belongs to.
+    pub fn document_of(&self, position: usize) -> Result<u64> {
+        self.text.document_of(position)
+    }
+
+    /// Appends the documents of some positions.
+    pub fn documents_into(&self, range: Range<usize>, out: &mut Vec<u64>) -> Result<()> {
+        self.text.documents_into(range, out)
+    }
+
+    /// The runs of positions of one document: start, end, id.
+    pub fn document_runs(&self) -> Result<impl Iterator<Item = (u32, u32, u64)> + '_> {
+        let (starts, ids) = self.text.document_runs()?;
+        let end = self.n_positions() as u32;
+        Ok(starts
+            .iter()
+            .zip(ids)
+            .enumerate()
+            .map(move |(run, (&start, &id))| {
+                (start, starts.get(run + 1).copied().unwrap_or(end), id)
+            }))
     }
 
     /// Which positions count.
     pub fn mask(&self) -> Result<Mask<'_>> {
-        self.mask.values(|_| true).map(Mask)
+        self.text.mask()
     }
 
-    /// One hash per context, of its text, mask and postings.
+    /// One hash per context, of its postings.
     pub fn hashes(&self) -> Result<&[u64]> {
-        self.hashes.values(|_| true)
+        self.hashes.all()
     }
 
-    /// Where each latent's postings begin in the lists of positions and activations.
-    pub fn offsets(&self) -> Result<&[u64]> {
-        self.offsets.values(|offsets: &[u64]| {
-            offsets.first() == Some(&0)
-                && offsets.last() == Some(&(self.nnz as u64))
-                && offsets.is_sorted()
-        })
+    /// One hash per context, of its text.
+    pub fn text_hashes(&self) -> Result<&[u64]> {
+        self.text.hashes()
     }
 
-    /// The postings of one latent (below `n_latents`): relative positions, ascending, and
-    /// activations.
-    pub fn postings(&self, latent: u32) -> Result<(&[u32], &[f32])> {
-        let offsets = self.offsets()?;
-        let range = offsets[latent as usize] as usize..offsets[latent as usize + 1] as usize;
-        let positions = self
-            .positions
-            .values(|p: &[u32]| p.iter().all(|&p| (p as usize) < self.n_positions))?;
-        let activations = self
-            .activations
-            .values(|a: &[f32]| a.iter().all(|&a| a > 0.0 && a.is_finite()))?;
-        Ok((&positions[range.clone()], &activations[range]))
+    pub(crate) fn text(&self) -> &Text {
+        &self.text
     }
 
-    /// Compares every checksum, also of files that have been looked at before.
+    /// Whether every file is as long as it was when it was opened; to be asked after the last use
+    /// of what was read, before an answer is given.
+    pub fn intact(&self) -> Result<()> {
+        self.text.intact()?;
+        [&self.lists, &self.offsets, &self.hashes]
+            .into_iter()
+            .try_for_each(Mapped::intact)
+    }
+
+    /// Compares every checksum, also of pages that have been looked at before, and decodes every
+    /// list.
     pub(crate) fn verify(&self) -> Result<()> {
-        let files = [
-            &self.tokens,
-            &self.documents,
-            &self.mask,
-            &self.hashes,
-            &self.offsets,
-            &self.positions,
-            &self.activations,
-        ];
-        files.into_iter().try_for_each(DataFile::verify)?;
-        self.postings(0)?;
+        self.text.verify(&self.index, self.first_context)?;
+        for file in [&self.lists, &self.offsets, &self.hashes] {
+            file.verify()?;
+        }
+        let offsets: &[u64] = self.offsets.all()?;
+        let wrong = |file, problem: &str| {
+            corrupt(&self.index, self.first_context, file, problem.to_owned())
+        };
+        if offsets.first() != Some(&0)
+            || offsets.last() != Some(&self.lists.len())
+            || !offsets.is_sorted()
+        {
+            return Err(wrong(OFFSETS, "holds numbers that are out of range"));
+        }
+        let mut nnz = 0;
+        for latent in 0..self.n_latents as u32 {
+            let list = self.list(latent)?;
+            let limit = self.n_positions() as u64;
+            if list.n_postings() > limit {
+                return Err(wrong(LISTS, "has more postings than positions"));
+            }
+            nnz += list.n_postings();
+        }
+        if nnz != self.nnz {
+            return Err(wrong(
+                LISTS,
+                "has another number of postings than the manifest",
+            ));
+        }
         Ok(())
+    }
+}
+
+/// What the lists of a segment with so many contexts share.
+pub(crate) fn shape(parameters: &Parameters, contexts: u64) -> Shape {
+    let windows = contexts * u64::from(parameters.context_length / parameters.window);
+    Shape {
+        n_windows: windows as u32,
+        window: parameters.window,
+        lossless: parameters.lossless,
+    }
+}
+
+// The accessors that whole-array readers use.
+impl Segment {
+    /// All token ids.
+    pub fn tokens(&self) -> Result<Vec<u32>> {
+        let mut tokens = Vec::new();
+        self.tokens_into(0..self.n_positions(), &mut tokens)?;
+        Ok(tokens)
+    }
+
+    /// All document ids.
+    pub fn documents(&self) -> Result<Vec<u64>> {
+        let mut documents = Vec::new();
+        self.documents_into(0..self.n_positions(), &mut documents)?;
+        Ok(documents)
+    }
+
+    /// Postings of each latent.
+    pub fn counts(&self) -> Result<Vec<u64>> {
+        (0..self.n_latents as u32)
+            .map(|latent| Ok(self.list(latent)?.n_postings()))
+            .collect()
+    }
+
+    /// The postings of one latent: relative positions, ascending, and activations.
+    pub fn postings(&self, latent: u32) -> Result<(Vec<u32>, Vec<f32>)> {
+        let (mut positions, mut values) = (Vec::new(), Vec::new());
+        self.list(latent)?
+            .postings(&mut Buffers::default(), &mut positions, &mut values)
+            .map_err(|d| self.damaged(latent, d))?;
+        let activations = values.iter().map(|&v| self.shape.activation(v)).collect();
+        Ok((positions, activations))
     }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::{code, Activity, Batch, Index, NO_DOCUMENT, Parameters, Writer};
+use crate::code::{self, bf16_of, value};
+use crate::{Activity, Batch, Index, NO_DOCUMENT, Parameters, Values, Writer};
 
 pub(crate) type TestResult = Result<(), TestCaseError>;
 
@@ -19,6 +20,19 @@ pub(crate) struct Corpus {
     pub(crate) mask: Vec<bool>,
     /// (place in the corpus, latent, activation); no two of one place and latent.
     pub(crate) entries: Vec<(usize, u32, f32)>,
+}
+
+/// The forms in which a batch can be given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Form {
+    Sparse,
+    SparseBf16,
+    Sorted,
+    Dense,
+}
+
+impl Form {
+    pub(crate) const ALL: [Self; 4] = [Self::Sparse, Self::Sorted, Self::Dense, Self::SparseBf16];
 }
 
 /// What a corpus looks like, before its numbers are drawn.
@@ -35,6 +49,7 @@ struct Shape {
     segment_contexts: u64,
     first_context: u64,
     split_seed: u64,
+    lossless: bool,
     seed: u64,
 }
 
@@ -73,6 +88,7 @@ pub(crate) fn corpora() -> impl Strategy<Value = Corpus> {
             segment_contexts,
             first_context,
             split_seed,
+            lossless: seed % 2 == 0,
             seed,
         }
         .draw()
@@ -126,14 +142,9 @@ impl Shape {
                 first_context: self.first_context,
                 segment_contexts: self.segment_contexts,
                 split_seed: self.split_seed,
-                attributes: {
-                    let mut attributes = vec![("hookpoint".to_owned(), "h.0".to_owned())];
-                    // One corpus in three is kept without loss.
-                    if self.seed % 3 == 0 {
-                        attributes.push(("lossless".to_owned(), String::new()));
-                    }
-                    attributes.into_iter().collect()
-                },
+                lossless: self.lossless,
+                text: "text".to_owned(),
+                attributes: BTreeMap::from([("hookpoint".to_owned(), "h.0".to_owned())]),
             },
             // One text over and over with few changes, so that both sides share runs of it.
             tokens: (0..n)
@@ -162,12 +173,12 @@ impl Corpus {
         self.parameters.first_context * self.length() as u64
     }
 
-    /// The postings that the index must have: (position, activation) of one latent.
+    /// The postings that were added: (position, activation in bf16) of one latent.
     pub(crate) fn postings(&self, latent: u32) -> Vec<(u64, f32)> {
         self.entries
             .iter()
             .filter(|&&(place, l, activation)| l == latent && activation > 0.0 && self.mask[place])
-            .map(|&(place, _, activation)| (self.base() + place as u64, activation))
+            .map(|&(place, _, activation)| (self.base() + place as u64, value(bf16_of(activation))))
             .collect()
     }
 
@@ -175,7 +186,9 @@ impl Corpus {
     pub(crate) fn kept(&self, latent: u32) -> Vec<(u64, f32)> {
         let shown = |activation| self.shape().activation(code::bf16_of(activation));
         let postings = self.postings(latent).into_iter();
-        postings.map(|(position, activation)| (position, shown(activation))).collect()
+        postings
+            .map(|(position, activation)| (position, shown(activation)))
+            .collect()
     }
 
     /// A window of one latent as its rank says: start, largest bf16, and decile.
@@ -193,44 +206,131 @@ impl Corpus {
         let n = ranked.len();
         let decile = |rank: usize| (1 + 10 * (n - 1 - rank) / n) as u8;
         let rows = ranked.into_iter().enumerate();
-        rows.map(|(rank, (start, max))| (start, max, decile(rank))).collect()
+        rows.map(|(rank, (start, max))| (start, max, decile(rank)))
+            .collect()
     }
 
     pub(crate) fn shape(&self) -> crate::list::Shape {
         crate::list::Shape {
             n_windows: (self.tokens.len() / self.parameters.window as usize) as u32,
             window: self.parameters.window,
-            lossless: self.parameters.attributes.contains_key("lossless"),
+            lossless: self.parameters.lossless,
         }
     }
 
     /// Adds contexts `from..to` as one batch.
     pub(crate) fn add(&self, writer: &mut Writer, from: usize, to: usize) -> crate::Result<()> {
-        let span = from * self.length()..to * self.length();
+        self.add_as(writer, from, to, Form::Sparse)
+    }
+
+    /// Adds contexts `from..to` as one batch of one form.
+    pub(crate) fn add_as(
+        &self,
+        writer: &mut Writer,
+        from: usize,
+        to: usize,
+        form: Form,
+    ) -> crate::Result<()> {
+        self.with_batch(from, to, form, |batch| writer.add(batch, None))
+    }
+
+    /// Calls `visit` with contexts `from..to` as one batch.
+    pub(crate) fn with_batch<T>(
+        &self,
+        from: usize,
+        to: usize,
+        form: Form,
+        visit: impl FnOnce(&Batch<'_>) -> T,
+    ) -> T {
+        let length = self.length();
+        let span = from * length..to * length;
         let inside = self.entries.iter().filter(|(p, _, _)| span.contains(p));
-        let (mut rows, mut offsets, mut latents, mut activations) =
-            (vec![], vec![], vec![], vec![]);
         // Backwards: the order of entries must not matter.
-        for &(place, latent, activation) in inside.rev() {
-            rows.push((place / self.length() - from) as u64);
-            offsets.push((place % self.length()) as u64);
-            latents.push(latent);
-            activations.push(activation);
+        let mut entries: Vec<_> = inside
+            .rev()
+            .map(|&(p, l, a)| (p - span.start, l, a))
+            .collect();
+        if form == Form::Sorted {
+            entries.sort_by_key(|&(place, latent, _)| (latent, place));
         }
-        writer.add(
-            &Batch {
-                tokens: &self.tokens[span.clone()],
-                documents: &self.documents[span.clone()],
-                mask: Some(&self.mask[span]),
-                activity: Activity::Sparse {
-                    rows: &rows,
-                    offsets: &offsets,
-                    latents: &latents,
-                    activations: &activations,
-                },
+        let rows: Vec<u64> = entries.iter().map(|e| (e.0 / length) as u64).collect();
+        let offsets: Vec<u64> = entries.iter().map(|e| (e.0 % length) as u64).collect();
+        let latents: Vec<u32> = entries.iter().map(|e| e.1).collect();
+        let activations: Vec<f32> = entries.iter().map(|e| e.2).collect();
+        let bits: Vec<u16> = activations
+            .iter()
+            .map(|&a| if a > 0.0 { bf16_of(a) } else { 0 })
+            .collect();
+        let positions: Vec<u32> = entries.iter().map(|e| e.0 as u32).collect();
+        let mut starts = vec![0u64; self.parameters.n_latents as usize + 1];
+        for &latent in &latents {
+            starts[latent as usize + 1] += 1;
+        }
+        for latent in 1..starts.len() {
+            starts[latent] += starts[latent - 1];
+        }
+        let k = self.parameters.n_latents as usize;
+        let mut dense = vec![(crate::NO_LATENT, 0.0); span.len() * k];
+        for &(place, latent, activation) in &entries {
+            dense[place * k + k - 1 - latent as usize] = (latent, activation);
+        }
+        let dense_latents: Vec<u32> = dense.iter().map(|e| e.0).collect();
+        let dense_activations: Vec<f32> = dense.iter().map(|e| e.1).collect();
+        let activity = match form {
+            Form::Sparse => Activity::Sparse {
+                rows: &rows,
+                offsets: &offsets,
+                latents: &latents,
+                activations: Values::F32(&activations),
             },
-            None,
-        )
+            Form::SparseBf16 => Activity::Sparse {
+                rows: &rows,
+                offsets: &offsets,
+                latents: &latents,
+                activations: Values::Bf16(&bits),
+            },
+            Form::Sorted => Activity::Sorted {
+                starts: &starts,
+                positions: &positions,
+                activations: Values::F32(&activations),
+            },
+            Form::Dense => Activity::Dense {
+                k,
+                latents: &dense_latents,
+                activations: Values::F32(&dense_activations),
+            },
+        };
+        visit(&Batch {
+            tokens: &self.tokens[span.clone()],
+            documents: &self.documents[span.clone()],
+            mask: Some(&self.mask[span]),
+            activities: &[activity],
+        })
+    }
+
+    /// A corpus whose lists are long, with many activations of each code; not lossless.
+    pub(crate) fn long(seed: u64) -> Self {
+        let shape = Shape {
+            contexts: 1500,
+            window: 4,
+            windows: 2,
+            n_latents: 3,
+            vocabulary: 9,
+            document_tokens: 24,
+            masked: 0.1,
+            density: 0.5,
+            segment_contexts: 1200,
+            first_context: 0,
+            split_seed: seed,
+            lossless: false,
+            seed,
+        };
+        let mut corpus = shape.draw();
+        for (place, latent, activation) in &mut corpus.entries {
+            let place = *place as u64 + u64::from(*latent) * 77;
+            *activation = 1.0 + (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44) as f32 / 3e6;
+        }
+        corpus
     }
 
     /// Builds the whole index, `batch` contexts at a time.

@@ -1,20 +1,33 @@
 //! Building an index: contexts in, segments out.
 //!
-//! A segment is written when its last context has been added, or at `finish`. Its bytes depend on
-//! its contexts alone: not on the batches they came in, not on threads, not on when or where it was
-//! built. So a build that was killed and is run again ends in the same bytes.
+//! Contexts are checked, turned around in chunks, and spilled to disk. A segment is written when its
+//! last context has been added, or at `finish`. Its bytes depend on its contexts alone: not on the
+//! batches they came in, not on threads, not on when or where it was built. So a build that was killed
+//! and is run again ends in the same bytes.
 
-use std::fs::{self, File, TryLockError};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::batch::{self, Batch, Row};
-use crate::error::{Error, Result};
-use crate::manifest::{self, Manifest, Parameters};
-use crate::segment::{self, Segment, SegmentData};
+use rayon::prelude::*;
 
-const LOCK: &str = "lock";
+use crate::batch::Batch;
+use crate::build::{self, Spilled, write_lists};
+use crate::check::{Checker, Limits, Piece, Ready};
+use crate::error::{Error, Result};
+use crate::folder::{compare, refuse_foreign, remove_leftovers, take_locks};
+use crate::manifest::{FileRecord, Manifest, Parameters, SHARED_TEXT, SegmentRecord, TEXT};
+use crate::runs::{Chunk, Hook};
+use crate::segment::{self, Segment, shape};
+use crate::spill::{self, Held, Spill};
+use crate::text::{TextWriter, WrittenText};
+
+#[cfg(test)]
+mod tests;
+
 /// Tokens in a segment where nothing else is asked for.
-const SEGMENT_TOKENS: u64 = 65_536;
+const SEGMENT_TOKENS: u64 = 1 << 24;
 
 /// The number of contexts of a segment where nothing else is asked for.
 #[must_use]
@@ -22,74 +35,264 @@ pub fn default_segment_contexts(context_length: u32) -> u64 {
     (SEGMENT_TOKENS / u64::from(context_length.max(1))).max(1)
 }
 
-/// Builds an index in a folder, or goes on with one.
+/// How a writer works; nothing of it is seen in the index.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether what is committed survives a loss of power; without it, a crash of the process alone.
+    pub durable: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { durable: true }
+    }
+}
+
+/// Builds an index in a folder, or goes on with one; or those of several hookpoints at once.
 #[derive(Debug)]
 pub struct Writer {
+    /// Where the spill is.
     path: PathBuf,
-    manifest: Manifest,
-    /// The segments committed before this writer and by it.
-    segments: Vec<Segment>,
-    /// Contexts that wait for the rest of their segment.
-    waiting: Vec<Row>,
+    text: PathBuf,
+    durable: bool,
+    hooks: Vec<IndexState>,
+    /// What a spill must have been written for.
+    identity: u64,
+    limits: Limits,
+    checker: Checker,
+    /// The first context of the open segment.
+    first: u64,
+    /// None before anything of the segment was spilled.
+    spill: Option<Spill>,
+    /// Pieces that wait to be spilled.
+    waiting: Vec<Piece>,
+    chunks: Vec<Chunk>,
+    /// Of the open segment's contexts.
+    held: Held,
+    /// Positions of the open segment, spilled or waiting.
+    positions: u64,
     /// Where the next batch goes, unless it says so itself.
     cursor: u64,
     /// Held as long as the writer is open.
-    lock: Option<File>,
+    locks: Vec<File>,
+    /// The step of a commit that fails.
+    #[cfg(test)]
+    fail_at: Option<u32>,
+}
+
+/// The index of one hookpoint.
+#[derive(Debug)]
+struct IndexState {
+    path: PathBuf,
+    manifest: Manifest,
+    segments: Vec<Segment>,
 }
 
 impl Writer {
     /// Opens the index folder at `path`, which is made if it is not there.
     ///
-    /// A folder that holds an index is gone on with if its parameters are the same. What an
-    /// interrupted writer left behind is removed. A second writer on one folder is refused.
+    /// A folder that holds an index is gone on with if its parameters are the same, from where it was
+    /// interrupted. What an interrupted writer left behind and cannot be used is removed. A second
+    /// writer on one folder is refused.
     pub fn open(path: &Path, parameters: Parameters) -> Result<Self> {
-        parameters.check()?;
-        refuse_foreign_folder(path)?;
-        let folder = path.join(segment::FOLDER);
-        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        let lock = take_lock(path)?;
-        let manifest = match Manifest::read(path)? {
-            Some(manifest) => {
-                compare(path, &manifest.parameters, &parameters)?;
-                manifest
-            }
-            None => Manifest::new(parameters),
-        };
-        remove_leftovers(path, &manifest)?;
-        if manifest.segments.is_empty() && !manifest.complete {
-            manifest.write(path)?;
-        }
-        let segments = manifest
-            .segments
-            .iter()
-            .map(|record| Segment::open(path, &manifest.parameters, record))
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            path: path.to_owned(),
-            cursor: manifest.parameters.first_context,
-            manifest,
-            segments,
-            waiting: Vec::new(),
-            lock: Some(lock),
-        })
+        Self::open_with(path, parameters, Options::default())
     }
 
-    /// What the index is built with.
+    /// [`Writer::open`] with options.
+    pub fn open_with(path: &Path, parameters: Parameters, options: Options) -> Result<Self> {
+        refuse_foreign(path, &[])?;
+        Self::open_all(path, vec![(path.to_owned(), parameters)], options)
+    }
+
+    /// Opens the indices of several hookpoints, `path/<name>`, which share one text, `path/text`.
+    ///
+    /// They are added to at the same time. Their parameters may differ in the number of latents, in
+    /// `lossless` and in attributes; `text` is set here.
+    pub fn open_many(
+        path: &Path,
+        hookpoints: &[(String, Parameters)],
+        options: Options,
+    ) -> Result<Self> {
+        let names: Vec<&str> = hookpoints.iter().map(|(name, _)| name.as_str()).collect();
+        let Some((_, first)) = hookpoints.first() else {
+            return Err(Error::input("there is no hookpoint; name at least one"));
+        };
+        for (at, (name, parameters)) in hookpoints.iter().enumerate() {
+            let taken = ["", ".", "..", TEXT, spill::FOLDER, segment::FOLDER, "lock"];
+            if taken.contains(&name.as_str()) || name.contains(['/', '\\', '\0']) {
+                return Err(Error::input(format!(
+                    "the hookpoint `{name}` cannot be the name of a folder of an index"
+                )));
+            }
+            if names[..at].contains(&name.as_str()) {
+                return Err(Error::input(format!(
+                    "the hookpoint `{name}` is named twice"
+                )));
+            }
+            let alike = Parameters {
+                n_latents: first.n_latents,
+                lossless: first.lossless,
+                attributes: first.attributes.clone(),
+                ..parameters.clone()
+            };
+            compare(path, first, &alike)?;
+        }
+        refuse_foreign(path, &names)?;
+        for name in &names {
+            refuse_foreign(&path.join(name), &[])?;
+        }
+        let all = hookpoints.iter().map(|(name, parameters)| {
+            let text = SHARED_TEXT.to_owned();
+            (
+                path.join(name),
+                Parameters {
+                    text,
+                    ..parameters.clone()
+                },
+            )
+        });
+        Self::open_all(path, all.collect(), options)
+    }
+
+    fn open_all(
+        path: &Path,
+        indices: Vec<(PathBuf, Parameters)>,
+        options: Options,
+    ) -> Result<Self> {
+        for (_, parameters) in &indices {
+            parameters.check()?;
+        }
+        for (index, _) in &indices {
+            let folder = index.join(segment::FOLDER);
+            fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        }
+        let text = indices[0].0.join(&indices[0].1.text);
+        fs::create_dir_all(&text).map_err(Error::io("create", &text))?;
+        let beside = text.join("..");
+        let folders = indices.iter().map(|(index, _)| index.as_path());
+        let locks = take_locks(folders.chain([path, beside.as_path()]))?;
+        let mut hooks = Vec::new();
+        for (index, parameters) in indices {
+            let manifest = match Manifest::read(&index)? {
+                Some(manifest) => {
+                    compare(&index, &manifest.parameters, &parameters)?;
+                    manifest
+                }
+                None => Manifest::new(parameters),
+            };
+            hooks.push((index, manifest));
+        }
+        let first = hooks.iter().map(|(_, m)| m.end()).min().unwrap_or(0);
+        for (index, manifest) in &hooks {
+            remove_leftovers(index, manifest, first)?;
+        }
+        crate::folder::remove_old_spills(path, first)?;
+        let mut states = Vec::new();
+        for (path, manifest) in hooks {
+            if manifest.segments.is_empty() && !manifest.complete {
+                manifest.write(&path, options.durable)?;
+            }
+            let segments = manifest
+                .segments
+                .iter()
+                .map(|record| Segment::open(&path, &manifest.parameters, record))
+                .collect::<Result<_>>()?;
+            states.push(IndexState {
+                path,
+                manifest,
+                segments,
+            });
+        }
+        let parameters = &states[0].manifest.parameters;
+        let n_latents = states.iter().map(|hook| hook.manifest.parameters.n_latents);
+        let names = states.iter().map(|hook| {
+            let name = hook.path.file_name().unwrap_or_default().to_string_lossy();
+            // A single index may be moved while it is built.
+            let name = if states.len() == 1 { "".into() } else { name };
+            format!("{name}/{}", hook.manifest.parameters.n_latents)
+        });
+        let mut texts: Vec<String> = names.collect();
+        texts.push(format!("{first} {}", parameters.context_length));
+        let mut writer = Self {
+            path: path.to_owned(),
+            text,
+            durable: options.durable,
+            limits: Limits::default(),
+            #[cfg(test)]
+            fail_at: None,
+            identity: spill::identity(texts.iter().map(String::as_str)),
+            checker: Checker::new(
+                parameters.context_length,
+                n_latents.collect(),
+                Limits::default(),
+            ),
+            first,
+            spill: None,
+            waiting: Vec::new(),
+            chunks: Vec::new(),
+            held: Held::new(states.len()),
+            positions: 0,
+            cursor: parameters.first_context,
+            hooks: states,
+            locks,
+        };
+        writer.recover()?;
+        Ok(writer)
+    }
+
+    /// Takes over what an interrupted writer spilled.
+    fn recover(&mut self) -> Result<()> {
+        if !Spill::is_there(&self.path, self.first) {
+            return Ok(());
+        }
+        let mut spill = self.open_spill()?;
+        let limit = self.end_of_segment(self.first) - self.first;
+        if spill.contexts() > limit {
+            return spill.remove();
+        }
+        self.held = std::mem::take(&mut spill.held);
+        self.positions = spill.positions;
+        let full = spill.contexts() == limit;
+        self.spill = Some(spill);
+        // It was killed between its last chunk and the commit.
+        if full { self.commit_or_close() } else { Ok(()) }
+    }
+
+    fn open_spill(&self) -> Result<Spill> {
+        let kept = |hook: &IndexState| Hook {
+            n_latents: hook.manifest.parameters.n_latents,
+            kept: hook.manifest.end() == self.first,
+        };
+        let hooks = self.hooks.iter().map(kept).collect();
+        let length = self.parameters().context_length;
+        Spill::open(&self.path, self.first, length, hooks, self.identity)
+    }
+
+    /// What the index is built with; of several, the first one's.
     #[must_use]
     pub fn parameters(&self) -> &Parameters {
-        &self.manifest.parameters
+        &self.hooks[0].manifest.parameters
     }
 
     /// The first context that the index has not been given yet.
     #[must_use]
     pub fn next_context(&self) -> u64 {
-        self.manifest.end() + self.waiting.len() as u64
+        self.first + self.positions / u64::from(self.parameters().context_length)
     }
 
     /// Where the next batch goes, unless it says so itself.
     #[must_use]
     pub fn cursor(&self) -> u64 {
         self.cursor
+    }
+
+    /// The end of the open segment that `context` would belong to: where the grid says so, or where a
+    /// hookpoint that is ahead has it.
+    fn end_of_segment(&self, context: u64) -> u64 {
+        let ends = self.hooks.iter().flat_map(|hook| &hook.manifest.segments);
+        let ends = ends.map(|s| s.first_context + s.contexts);
+        ends.filter(|&end| end > context)
+            .fold(self.parameters().cut_after(context), u64::min)
     }
 
     /// Adds contexts: those that follow the last batch, or those from number `context` on.
@@ -109,13 +312,87 @@ impl Writer {
                 self.parameters().first_context,
             )));
         }
-        let length = self.parameters().context_length;
-        let n_rows = batch.tokens.len() as u64 / u64::from(length);
+        let checker = std::mem::take(&mut self.checker);
+        let added = checker
+            .ready(batch, first)
+            .and_then(|ready| self.add_ready(&ready, first));
+        self.checker = checker;
+        self.cursor = added?;
+        Ok(())
+    }
+
+    fn add_ready(&mut self, ready: &Ready<'_>, first: u64) -> Result<u64> {
+        let n_rows = ready.rows() as u64;
         let end = first.saturating_add(n_rows);
         self.parameters().check_contexts(end)?;
-        let rows = batch::rows(batch, first, length, self.parameters().n_latents)?;
-        for (context, row) in (first..).zip(&rows).take_while(|(c, _)| *c < next) {
-            if self.hash(context)? != row.hash {
+        let most = (self.limits.group / ready.entries_per_row().max(1)).max(1) as u64;
+        let ranges = self.row_ranges(first, end, most);
+        let rows =
+            |range: &Range<u64>| (range.start - first) as usize..(range.end - first) as usize;
+        let next = self.next_context();
+        let mut kept = Vec::new();
+        for range in &ranges {
+            let pieces = ready.pieces(rows(range))?;
+            self.compare_held(range.clone(), &pieces)?;
+            if range.start >= next && n_rows <= most {
+                kept.push(pieces);
+            }
+        }
+        if n_rows <= most {
+            for pieces in kept {
+                self.push(pieces)?;
+            }
+            return Ok(end);
+        }
+        for range in ranges.iter().filter(|range| range.start >= next) {
+            let pieces = ready.pieces(rows(range))?;
+            self.push(pieces)?;
+        }
+        Ok(end)
+    }
+
+    /// Contexts `first..end` in ranges that are held or not, of one segment, and `most` at most.
+    fn row_ranges(&self, first: u64, end: u64, most: u64) -> Vec<Range<u64>> {
+        let next = self.next_context();
+        let mut ranges = Vec::new();
+        let mut at = first;
+        while at < end {
+            let cut = if at < next {
+                next
+            } else {
+                self.end_of_segment(at)
+            };
+            let to = end.min(cut).min(at + most);
+            ranges.push(at..to);
+            at = to;
+        }
+        ranges
+    }
+
+    /// Refuses contexts that are not the ones that the index holds under their numbers.
+    fn compare_held(&self, contexts: Range<u64>, pieces: &[Piece]) -> Result<()> {
+        let known = self.hooks.iter().map(|hook| hook.manifest.end()).max();
+        if contexts.start >= self.next_context().max(known.unwrap_or(0)) {
+            return Ok(());
+        }
+        let mut found = Held::new(self.hooks.len());
+        for piece in pieces {
+            found.add_piece(contexts.start, piece);
+        }
+        for (row, context) in contexts.enumerate() {
+            let mut same = true;
+            for (number, hook) in self.hooks.iter().enumerate() {
+                let hash = found.hooks[number][row];
+                if context < hook.manifest.end() {
+                    let (postings, text) = hook.hashes(context)?;
+                    same &= postings == hash && text == found.text[row];
+                } else if context < self.next_context() {
+                    let at = (context - self.first) as usize;
+                    same &= self.held.hooks[number][at] == hash;
+                    same &= self.held.text[at] == found.text[row];
+                }
+            }
+            if !same {
                 return Err(Error::input(format!(
                     "context {context} is not the one that the index `{}` holds under this \
                      number; the corpus, the model or the coder changed: build into another folder",
@@ -123,42 +400,121 @@ impl Writer {
                 )));
             }
         }
-        for (context, row) in (first..).zip(rows) {
-            if context >= next {
-                self.waiting.push(row);
-                if context + 1 == self.parameters().cut_after(context) {
-                    self.commit_or_close()?;
-                }
+        Ok(())
+    }
+
+    /// Takes pieces of the open segment, which follow what it holds.
+    fn push(&mut self, pieces: Vec<Piece>) -> Result<()> {
+        for piece in pieces {
+            self.held.add_piece(self.first, &piece);
+            self.positions += piece.positions() as u64;
+            self.waiting.push(piece);
+        }
+        if self.next_context() == self.end_of_segment(self.first) {
+            return self.commit_or_close();
+        }
+        let threads = rayon::current_num_threads();
+        let positions: usize = self.waiting.iter().map(Piece::positions).sum();
+        let postings: usize = self.waiting.iter().map(Piece::postings).sum();
+        if positions >= threads * self.limits.piece || postings >= threads * self.chunk_postings() {
+            let flushed = self.flush(false);
+            if flushed.is_err() {
+                self.abandon();
+            }
+            return flushed;
+        }
+        Ok(())
+    }
+
+    /// So many that the table of where each latent begins is small beside them.
+    fn chunk_postings(&self) -> usize {
+        let latents = self
+            .hooks
+            .iter()
+            .map(|hook| hook.manifest.parameters.n_latents);
+        let latents = latents.max().unwrap_or(0) as usize;
+        self.limits.chunk.max(self.limits.starts * latents)
+    }
+
+    /// Spills what waits; all of it, or full chunks alone.
+    fn flush(&mut self, all: bool) -> Result<()> {
+        let most = self.chunk_postings();
+        let mut groups: Vec<Range<usize>> = Vec::new();
+        let (mut begin, mut positions, mut postings) = (0, 0, 0);
+        for (at, piece) in self.waiting.iter().enumerate() {
+            let long = piece.offset > 0 || piece.positions() == self.limits.piece;
+            if at > begin
+                && (long
+                    || positions + piece.positions() > self.limits.piece
+                    || postings + piece.postings() > most)
+            {
+                groups.push(begin..at);
+                (begin, positions, postings) = (at, 0, 0);
+            }
+            positions += piece.positions();
+            postings += piece.postings();
+        }
+        if all && begin < self.waiting.len() {
+            groups.push(begin..self.waiting.len());
+        }
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let mut spill = match self.spill.take() {
+            Some(spill) => spill,
+            None => self.open_spill()?,
+        };
+        let length = u64::from(self.parameters().context_length);
+        let (first, hooks) = (self.first, spill.hooks.clone());
+        let threads = rayon::current_num_threads();
+        self.chunks.resize_with(threads, Chunk::default);
+        for some in groups.chunks(threads) {
+            let waiting = &self.waiting;
+            self.chunks
+                .par_iter_mut()
+                .zip(some)
+                .for_each(|(chunk, range)| {
+                    let pieces = &waiting[range.clone()];
+                    let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
+                    chunk.fill(pieces, start, &hooks);
+                });
+            for (chunk, _) in self.chunks.iter().zip(some) {
+                spill.append(chunk)?;
             }
         }
-        self.cursor = end;
+        let done = groups.last().map_or(0, |range| range.end);
+        self.waiting.drain(..done);
+        self.spill = Some(spill);
         Ok(())
     }
 
     /// Commits what is left, marks the index complete, and lets go of the folder.
     pub fn finish(&mut self) -> Result<()> {
         self.check_open()?;
-        if !self.waiting.is_empty() {
-            self.commit_or_close()?;
-        }
-        if !self.manifest.complete {
-            self.manifest.complete = true;
-            self.manifest.write(&self.path)?;
+        self.commit_or_close()?;
+        for hook in &mut self.hooks {
+            if !hook.manifest.complete {
+                hook.manifest.complete = true;
+                hook.manifest.write(&hook.path, self.durable)?;
+            }
         }
         self.abandon();
         Ok(())
     }
 
-    /// Drops the contexts that are not committed, and lets go of the folder.
+    /// Drops what is still in memory, and lets go of the folder; writes nothing.
     ///
-    /// The index stays as the last commit left it; another writer can go on from there.
+    /// What was spilled stays, and another writer goes on from there.
     pub fn abandon(&mut self) {
         self.waiting.clear();
-        self.lock = None;
+        if let Some(spill) = self.spill.take() {
+            self.positions = spill.positions;
+        }
+        self.locks.clear();
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.lock.is_some() {
+        if !self.locks.is_empty() {
             return Ok(());
         }
         Err(Error::input(format!(
@@ -167,20 +523,7 @@ impl Writer {
         )))
     }
 
-    /// The hash of a context that the index holds, committed or waiting.
-    fn hash(&self, context: u64) -> Result<u64> {
-        let end = self.manifest.end();
-        if context >= end {
-            return Ok(self.waiting[(context - end) as usize].hash);
-        }
-        let after = self
-            .segments
-            .partition_point(|segment| segment.first_context() <= context);
-        let segment = &self.segments[after - 1];
-        Ok(segment.hashes()?[(context - segment.first_context()) as usize])
-    }
-
-    /// A failed commit leaves the writer closed: what it had not committed is given up.
+    /// A failed commit leaves the writer closed; what was spilled stays.
     fn commit_or_close(&mut self) -> Result<()> {
         let committed = self.commit();
         if committed.is_err() {
@@ -189,267 +532,134 @@ impl Writer {
         committed
     }
 
+    /// Writes the open segment: its text, then each hookpoint's lists and manifest; then the spill
+    /// can go. Killed in between, the next writer finds the spill and does the rest.
     fn commit(&mut self) -> Result<()> {
-        let rows = std::mem::take(&mut self.waiting);
-        let data = layout(&rows, self.manifest.end(), self.parameters());
-        drop(rows);
-        let record = data.write(&self.path)?;
-        let segment = Segment::open(&self.path, self.parameters(), &record)?;
-        let mut manifest = self.manifest.clone();
+        self.flush(true)?;
+        let Some(spill) = self.spill.take() else {
+            return Ok(());
+        };
+        let contexts = spill.contexts();
+        self.step()?;
+        if contexts > 0 {
+            let text = self.write_text(&spill)?;
+            self.step()?;
+            for number in 0..self.hooks.len() {
+                if self.hooks[number].manifest.end() == self.first {
+                    self.write_segment(number, &spill, &text, contexts)?;
+                    self.step()?;
+                }
+            }
+        }
+        spill.remove()?;
+        self.first += contexts;
+        self.positions = 0;
+        self.held = Held::new(self.hooks.len());
+        Ok(())
+    }
+
+    /// A point between two steps of a commit, where a test can have it fail.
+    #[cfg_attr(
+        not(test),
+        allow(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            clippy::needless_pass_by_ref_mut
+        )
+    )]
+    fn step(&mut self) -> Result<()> {
+        #[cfg(test)]
+        if let Some(left) = &mut self.fail_at {
+            if *left == 0 {
+                return Err(Error::input("asked to fail"));
+            }
+            *left -= 1;
+        }
+        Ok(())
+    }
+
+    fn write_text(&self, spill: &Spill) -> Result<WrittenText> {
+        let parameters = self.parameters();
+        let mut text = TextWriter::create(
+            &self.text,
+            &segment::name(self.first),
+            spill.largest_token > u32::from(u16::MAX),
+            parameters.window,
+            parameters.split_seed,
+            self.durable,
+        )?;
+        spill.each_text(|part| text.push(part))?;
+        text.finish(&self.held.text, parameters.text == SHARED_TEXT)
+    }
+
+    fn write_segment(
+        &mut self,
+        number: usize,
+        spill: &Spill,
+        text: &WrittenText,
+        contexts: u64,
+    ) -> Result<()> {
+        let hook = &mut self.hooks[number];
+        let parameters = &hook.manifest.parameters;
+        let source = Spilled::new(spill, number);
+        let files = write_lists(
+            &hook.path,
+            &segment::name(self.first),
+            shape(parameters, contexts),
+            &source,
+            &text.sides,
+            &self.held.hooks[number],
+            self.durable,
+        )?;
+        let lists = build::folder(self.first);
+        let texts = format!("{}/{}", parameters.text, segment::name(self.first));
+        let mut all = with_folder(&lists, files);
+        all.extend(with_folder(&texts, text.files.clone()));
+        let record = SegmentRecord {
+            first_context: self.first,
+            contexts,
+            n_tokens: text.n_tokens,
+            nnz: spill.totals[number].iter().map(|&n| u64::from(n)).sum(),
+            lists,
+            text: texts,
+            files: all,
+        };
+        #[cfg(test)]
+        if self.fail_at == Some(1) {
+            return Err(Error::input("asked to fail"));
+        }
+        let segment = Segment::open(&hook.path, parameters, &record)?;
+        let mut manifest = hook.manifest.clone();
         manifest.segments.push(record);
         manifest.complete = false;
-        manifest.write(&self.path)?;
-        self.manifest = manifest;
-        self.segments.push(segment);
+        manifest.write(&hook.path, self.durable)?;
+        hook.manifest = manifest;
+        hook.segments.push(segment);
         Ok(())
     }
 }
 
-/// Turns rows around: postings by latent, and by position within one.
-fn layout(rows: &[Row], first_context: u64, parameters: &Parameters) -> SegmentData {
-    let mut offsets = vec![0u64; parameters.n_latents as usize + 1];
-    for posting in rows.iter().flat_map(|row| &row.postings) {
-        offsets[posting.latent as usize + 1] += 1;
-    }
-    for latent in 1..offsets.len() {
-        offsets[latent] += offsets[latent - 1];
-    }
-    let mut next = offsets.clone();
-    let nnz = offsets[offsets.len() - 1] as usize;
-    let mut positions = vec![0u32; nnz];
-    let mut activations = vec![0f32; nnz];
-    for (context, row) in (0u32..).zip(rows) {
-        for posting in &row.postings {
-            let slot = &mut next[posting.latent as usize];
-            positions[*slot as usize] = context * parameters.context_length + posting.offset;
-            activations[*slot as usize] = posting.activation;
-            *slot += 1;
-        }
-    }
-    SegmentData {
-        first_context,
-        tokens: rows.iter().flat_map(|row| &row.tokens).copied().collect(),
-        documents: rows
-            .iter()
-            .flat_map(|row| &row.documents)
-            .copied()
-            .collect(),
-        mask: rows.iter().flat_map(|row| &row.mask).copied().collect(),
-        hashes: rows.iter().map(|row| row.hash).collect(),
-        offsets,
-        positions,
-        activations,
-    }
-}
-
-/// A folder with files in it, none of them an index's, is somebody else's.
-fn refuse_foreign_folder(path: &Path) -> Result<()> {
-    let ours = [
-        manifest::FILE_NAME,
-        "manifest.json.tmp",
-        LOCK,
-        segment::FOLDER,
-    ];
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io("read the folder", path)(error)),
-    };
-    let mut foreign = None;
-    for entry in entries {
-        let name = entry
-            .map_err(Error::io("read the folder", path))?
-            .file_name();
-        if name == manifest::FILE_NAME {
-            return Ok(());
-        }
-        if !ours.iter().any(|&our| name == our) {
-            foreign = Some(name);
-        }
-    }
-    foreign.map_or(Ok(()), |name| {
-        Err(Error::input(format!(
-            "the folder `{}` holds `{}` and no index; name an empty or a new folder",
-            path.display(),
-            name.display()
-        )))
-    })
-}
-
-fn take_lock(path: &Path) -> Result<File> {
-    let lock_path = path.join(LOCK);
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(Error::io("open", &lock_path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(Error::input(format!(
-            "another writer is at work on the index `{}`; wait for it or stop it",
-            path.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", &lock_path)(error)),
-    }
-}
-
-fn compare(path: &Path, found: &Parameters, asked: &Parameters) -> Result<()> {
-    let differs = |name: &str, found: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
-        Err(Error::input(format!(
-            "the index `{}` has `{name}` {found}, and {asked} is asked for; \
-             ask for the same or build into another folder",
-            path.display()
-        )))
-    };
-    if found.n_latents != asked.n_latents {
-        return differs("n_latents", &found.n_latents, &asked.n_latents);
-    }
-    if found.context_length != asked.context_length {
-        return differs(
-            "context_length",
-            &found.context_length,
-            &asked.context_length,
-        );
-    }
-    if found.window != asked.window {
-        return differs("window", &found.window, &asked.window);
-    }
-    if found.first_context != asked.first_context {
-        return differs("first_context", &found.first_context, &asked.first_context);
-    }
-    if found.segment_contexts != asked.segment_contexts {
-        return differs(
-            "segment_contexts",
-            &found.segment_contexts,
-            &asked.segment_contexts,
-        );
-    }
-    if found.split_seed != asked.split_seed {
-        return differs("split_seed", &found.split_seed, &asked.split_seed);
-    }
-    let keys = found.attributes.keys().chain(asked.attributes.keys());
-    for key in keys {
-        let (found, asked) = (found.attributes.get(key), asked.attributes.get(key));
-        if found != asked {
-            let show = |value: Option<&String>| value.map_or("unset".into(), |v| format!("`{v}`"));
-            return differs(&format!("attributes.{key}"), &show(found), &show(asked));
-        }
-    }
-    Ok(())
-}
-
-/// Removes what was written and never committed.
-fn remove_leftovers(path: &Path, manifest: &Manifest) -> Result<()> {
-    let temporary = manifest::temporary(path);
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io("remove", &temporary)(error));
-        }
-        _ => {}
-    }
-    let folder = path.join(segment::FOLDER);
-    for entry in fs::read_dir(&folder).map_err(Error::io("read the folder", &folder))? {
-        let entry = entry.map_err(Error::io("read the folder", &folder))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let stem = name.strip_suffix(segment::UNFINISHED).unwrap_or(name);
-        let ours = stem.len() == 20 && stem.bytes().all(|b| b.is_ascii_digit());
-        let committed = manifest
+impl IndexState {
+    /// The hashes of a committed context: of its postings and of its text.
+    fn hashes(&self, context: u64) -> Result<(u64, u64)> {
+        let after = self
             .segments
-            .iter()
-            .any(|record| segment::name(record.first_context) == name);
-        if ours && !committed {
-            let leftover = entry.path();
-            fs::remove_dir_all(&leftover).map_err(Error::io("remove", &leftover))?;
-        }
+            .partition_point(|s| s.first_context() <= context);
+        let segment = &self.segments[after - 1];
+        let at = (context - segment.first_context()) as usize;
+        let hashes = (segment.hashes()?[at], segment.text_hashes()?[at]);
+        segment.intact()?;
+        Ok(hashes)
     }
-    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{corpora, files, scratch};
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-
-        #[test]
-        fn bytes_do_not_depend_on_batches(corpus in corpora(), batch in 1usize..9) {
-            let folder = scratch();
-            let (whole, split) = (folder.path().join("whole"), folder.path().join("split"));
-            corpus.build(&whole, corpus.contexts().max(1)).unwrap();
-            corpus.build(&split, batch).unwrap();
-            prop_assert!(files(&whole) == files(&split));
-        }
-
-        #[test]
-        fn an_interrupted_build_run_again_ends_in_the_same_bytes(
-            corpus in corpora(), reached in 0usize..9, batch in 1usize..4, jump: bool,
-        ) {
-            let folder = scratch();
-            let (once, twice) = (folder.path().join("once"), folder.path().join("twice"));
-            corpus.build(&once, 2).unwrap();
-            {
-                let mut writer = Writer::open(&twice, corpus.parameters.clone()).unwrap();
-                corpus.add(&mut writer, 0, reached.min(corpus.contexts())).unwrap();
-                writer.abandon();
-            }
-            if jump {
-                let mut writer = Writer::open(&twice, corpus.parameters.clone()).unwrap();
-                let from = (writer.next_context() - corpus.parameters.first_context) as usize;
-                writer.cursor = writer.next_context();
-                corpus.add(&mut writer, from, corpus.contexts()).unwrap();
-                writer.finish().unwrap();
-            } else {
-                corpus.build(&twice, batch).unwrap();
-            }
-            prop_assert!(files(&once) == files(&twice));
-            corpus.build(&twice, batch).unwrap();
-            prop_assert!(files(&once) == files(&twice));
-        }
-
-        #[test]
-        fn a_finished_index_can_be_extended(corpus in corpora(), reached in 0usize..9) {
-            let folder = scratch();
-            let path = folder.path().join("index");
-            let mut writer = Writer::open(&path, corpus.parameters.clone()).unwrap();
-            corpus.add(&mut writer, 0, reached.min(corpus.contexts())).unwrap();
-            writer.finish().unwrap();
-            corpus.build(&path, 2).unwrap();
-            let index = crate::Index::open(&path, false).unwrap();
-            prop_assert_eq!(index.n_contexts() as usize, corpus.contexts());
-            for latent in 0..index.n_latents() {
-                let postings = index.postings(latent).unwrap();
-                let found: Vec<_> = postings.positions.into_iter().zip(postings.activations).collect();
-                prop_assert_eq!(found, corpus.kept(latent));
-            }
-            for segment in index.segments() {
-                let last = segment.first_context() + segment.contexts() as u64 - 1;
-                prop_assert!(last < corpus.parameters.cut_after(segment.first_context()));
-            }
-        }
-    }
-
-    #[test]
-    fn a_second_writer_is_refused_until_the_first_lets_go() {
-        let folder = scratch();
-        let parameters = Parameters {
-            n_latents: 2,
-            context_length: 4,
-            window: 4,
-            first_context: 0,
-            segment_contexts: 2,
-            split_seed: 0,
-            attributes: std::collections::BTreeMap::new(),
-        };
-        let mut first = Writer::open(folder.path(), parameters.clone()).unwrap();
-        let refused = Writer::open(folder.path(), parameters.clone()).unwrap_err();
-        assert!(refused.to_string().contains("another writer"), "{refused}");
-        first.abandon();
-        Writer::open(folder.path(), parameters).unwrap();
-    }
+/// Files by their path relative to the index folder.
+pub(crate) fn with_folder(
+    folder: &str,
+    files: BTreeMap<String, FileRecord>,
+) -> BTreeMap<String, FileRecord> {
+    let named = files
+        .into_iter()
+        .map(|(name, record)| (format!("{folder}/{name}"), record));
+    named.collect()
 }

@@ -1,24 +1,26 @@
 //! Postings to bytes.
 
-use super::{BLOCK, EXACT, Run, Shape, multi_bits};
+use super::divide::Divider;
+use super::write::HitsOf;
+use super::{BLOCK, EXACT, Run, Shape};
 use crate::bits::{BitWriter, gamma_bits, low_mask, put_varint, width_of};
 use crate::code::{self, LOW_BITS, MAX_CODE};
 
 /// Turns the postings of one latent after the other into lists; keeps its working memory.
 #[derive(Debug)]
 pub struct Encoder {
-    shape: Shape,
+    pub(super) shape: Shape,
     divide: Divider,
     /// By position.
     found: Vec<Window>,
     codes: Vec<u16>,
-    several: Vec<Several>,
+    pub(super) several: Vec<Several>,
     /// By rank.
-    ranked: Vec<Window>,
-    gaps: Vec<u32>,
+    pub(super) ranked: Vec<Window>,
+    pub(super) gaps: Vec<u32>,
     /// Windows of each code; zeros between lists.
     histogram: Vec<u32>,
-    runs: Vec<Run>,
+    pub(super) runs: Vec<Run>,
     marked: Vec<(u32, u8)>,
     candidates: Vec<(u8, u32)>,
     head: BitWriter,
@@ -28,28 +30,28 @@ pub struct Encoder {
 /// A window, from the top: 32 bits of its number; with one hit 16 of the hit's offset, 12 of nothing,
 /// 3 of its bf16's low bits and a 0; with several, 31 of its place in `Encoder::several` and a 1.
 #[derive(Clone, Copy, Debug, Default)]
-struct Window(u64);
+pub(super) struct Window(pub(super) u64);
 
 /// The hits of a window with several: `count` postings from `first` on.
 #[derive(Clone, Copy, Debug)]
-struct Several {
-    first: u32,
-    count: u32,
+pub(super) struct Several {
+    pub(super) first: u32,
+    pub(super) count: u32,
     /// The posting of its peak, counted from `first`.
-    peak: u32,
+    pub(super) peak: u32,
     /// The low bits of its largest bf16.
     low: u8,
 }
 
 impl Window {
     #[inline]
-    fn number(self) -> u32 {
+    pub(super) fn number(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
     /// Where its hits are, of a window with several.
     #[inline]
-    fn place(self) -> usize {
+    pub(super) fn place(self) -> usize {
         (self.0 as u32 >> 1) as usize
     }
 }
@@ -248,11 +250,16 @@ impl Encoder {
         let n_runs = self.runs.len() as u32;
         let codes = u32::from(self.runs[0].code - self.runs[self.runs.len() - 1].code) + 1;
         let cost = |order: u32| {
-            let counted = self.runs.iter().map(|run| gamma_bits((run.count >> order) + 1));
+            let counted = self
+                .runs
+                .iter()
+                .map(|run| gamma_bits((run.count >> order) + 1));
             counted.sum::<u32>() + (codes - n_runs) + codes * order
         };
         let top = width_of(self.ranked.len() as u32 / n_runs) + 1;
-        (top.saturating_sub(4)..=top).min_by_key(|&order| cost(order)).unwrap_or(0)
+        (top.saturating_sub(4)..=top)
+            .min_by_key(|&order| cost(order))
+            .unwrap_or(0)
     }
 
     /// Writes the blocks; returns the bit offset of each but the first and the window before it.
@@ -269,7 +276,11 @@ impl Encoder {
             }
             if start > 0 {
                 let within = self.runs[run].first < start as u32;
-                let before = if within { self.ranked[start - 1].number() } else { 0 };
+                let before = if within {
+                    self.ranked[start - 1].number()
+                } else {
+                    0
+                };
                 skips.push((blocks.len() as u32, before));
             }
             self.write_gaps(&mut blocks, run, start, end);
@@ -278,114 +289,6 @@ impl Encoder {
         blocks.align();
         self.blocks = blocks;
         skips
-    }
-
-    fn write_gaps(&self, out: &mut BitWriter, first_run: usize, start: usize, end: usize) {
-        let parts = || {
-            let runs = self.runs[first_run..].iter();
-            runs.take_while(|run| (run.first as usize) < end).map(|run| {
-                let from = start.max(run.first as usize);
-                let to = end.min((run.first + run.count) as usize);
-                (run.gap_bits, &self.gaps[from..to])
-            })
-        };
-        let mut bits = 0;
-        for (k, gaps) in parts() {
-            let high: u64 = gaps.iter().map(|&gap| u64::from(gap >> k) + 1).sum();
-            bits += high + u64::from(k) * gaps.len() as u64;
-        }
-        let mut burst = out.burst(bits);
-        for (k, gaps) in parts().filter(|&(k, _)| k > 0) {
-            burst.fields(gaps, k);
-        }
-        for (k, gaps) in parts() {
-            let mut pairs = gaps.chunks_exact(2);
-            for pair in &mut pairs {
-                let (a, b) = (pair[0] >> k, pair[1] >> k);
-                if a + b <= 54 {
-                    burst.put(1 << a | 1 << (a + b + 1), a + b + 2);
-                } else {
-                    burst.unary(a);
-                    burst.unary(b);
-                }
-            }
-            pairs.remainder().iter().for_each(|&gap| burst.unary(gap >> k));
-        }
-        burst.end();
-    }
-
-    fn write_hits(
-        &self,
-        out: &mut BitWriter,
-        hits_of: &HitsOf<'_>,
-        mut run: usize,
-        start: usize,
-        end: usize,
-    ) {
-        let windows = &self.ranked[start..end];
-        let o = self.shape.offset_bits();
-        // The few windows with several hits are listed first: to ask each window is to guess wrong.
-        let mut places = [0u8; BLOCK as usize];
-        let mut offsets = [0u32; BLOCK as usize];
-        let mut m = 0;
-        for (i, window) in windows.iter().enumerate() {
-            places[m] = i as u8;
-            m += (window.0 & 1) as usize;
-            offsets[i] = window.0 as u32 >> 16;
-        }
-        let several = || {
-            places[..m].iter().map(|&i| {
-                let window = windows[usize::from(i)];
-                (usize::from(i), window, &self.several[window.place()])
-            })
-        };
-        for (i, window, several) in several() {
-            offsets[i] = hits_of.offset(window, several.first + several.peak);
-        }
-        if hits_of.dense {
-            for window in windows {
-                hits_of.write_mask(out, *window, &self.several);
-            }
-        } else {
-            let counts = several().map(|(i, _, several)| (i as u32, several.count));
-            write_counts(out, windows.len() as u32, m as u32, counts);
-        }
-        let mut burst = out.burst(u64::from(o) * windows.len() as u64);
-        if o > 0 {
-            burst.fields(&offsets[..windows.len()], o);
-        }
-        burst.end();
-        if !hits_of.dense {
-            for (_, window, several) in several() {
-                several.others(|posting| out.put(hits_of.offset(window, posting), o));
-            }
-        }
-        for (i, _, several) in several() {
-            while self.runs[run].first + self.runs[run].count <= (start + i) as u32 {
-                run += 1;
-            }
-            let code = self.runs[run].code;
-            let r = width_of(u32::from(code - hits_of.floor));
-            several.others(|posting| {
-                let other = code::code(hits_of.values[posting as usize]);
-                out.put(u32::from(code - other), r);
-            });
-        }
-        if self.shape.lossless {
-            for window in windows {
-                if window.0 & 1 == 0 {
-                    out.put(window.0 as u32 >> 1 & 7, LOW_BITS);
-                    continue;
-                }
-                let several = &self.several[window.place()];
-                let mut put = |posting: u32| {
-                    let low = code::low(hits_of.values[posting as usize]);
-                    out.put(u32::from(low), LOW_BITS);
-                };
-                put(several.first + several.peak);
-                several.others(put);
-            }
-        }
     }
 
     /// Writes the low bits of the strongest windows of both sides into `head`.
@@ -425,12 +328,16 @@ impl Encoder {
                     self.candidates.sort_unstable();
                 }
                 let chosen = &self.candidates[..taken as usize];
-                self.marked.extend(chosen.iter().map(|&(weak, rank)| (rank, 7 - weak)));
+                self.marked
+                    .extend(chosen.iter().map(|&(weak, rank)| (rank, 7 - weak)));
                 *wanted -= taken;
             }
         }
         self.marked.sort_unstable();
-        let leading = (0u32..).zip(&self.marked).take_while(|(i, (rank, _))| i == rank).count();
+        let leading = (0u32..)
+            .zip(&self.marked)
+            .take_while(|(i, (rank, _))| i == rank)
+            .count();
         let (prefix, rest) = self.marked.split_at(leading);
         self.head.gamma(leading as u32 + 1);
         for &(_, low) in prefix {
@@ -449,113 +356,9 @@ impl Encoder {
 
 impl Several {
     /// Calls `visit` with each posting but the peak, ascending.
-    fn others(&self, mut visit: impl FnMut(u32)) {
+    pub(super) fn others(&self, mut visit: impl FnMut(u32)) {
         let peak = self.first + self.peak;
         (self.first..peak).for_each(&mut visit);
         (peak + 1..self.first + self.count).for_each(visit);
-    }
-}
-
-/// The postings that are being encoded.
-struct HitsOf<'a> {
-    shape: Shape,
-    positions: &'a [u32],
-    values: &'a [u16],
-    floor: u16,
-    dense: bool,
-}
-
-impl HitsOf<'_> {
-    /// The offset of a posting in its window.
-    #[inline]
-    fn offset(&self, window: Window, posting: u32) -> u32 {
-        self.positions[posting as usize] - window.number() * self.shape.window
-    }
-
-    fn write_mask(&self, out: &mut BitWriter, window: Window, several: &[Several]) {
-        let mut burst = out.burst(u64::from(self.shape.window));
-        let mut next = 0;
-        let mut one = |offset: u32| {
-            zeros(&mut burst, offset - next);
-            burst.put(1, 1);
-            next = offset + 1;
-        };
-        if window.0 & 1 == 0 {
-            one(window.0 as u32 >> 16);
-        } else {
-            let Several { first, count, .. } = several[window.place()];
-            (first..first + count).for_each(|posting| one(self.offset(window, posting)));
-        }
-        zeros(&mut burst, self.shape.window - next);
-        burst.end();
-    }
-}
-
-/// Writes how many hits the `len` windows of a block have, in the shorter of two forms; `several` are
-/// the places and counts of the `m` that have more than one.
-fn write_counts(
-    out: &mut BitWriter,
-    len: u32,
-    m: u32,
-    several: impl Iterator<Item = (u32, u32)> + Clone,
-) {
-    let g = multi_bits(len, m);
-    let mut bits = gamma_bits(m + 1);
-    let mut hits = len;
-    let mut next = 0;
-    for (at, count) in several.clone() {
-        bits += ((at - next) >> g) + 1 + g + count - 1;
-        hits += count - 1;
-        next = at + 1;
-    }
-    next = 0;
-    if hits <= bits {
-        out.put(1, 1);
-        for (at, count) in several {
-            (next..at).for_each(|_| out.put(1, 1));
-            out.unary(count - 1);
-            next = at + 1;
-        }
-        (next..len).for_each(|_| out.put(1, 1));
-        return;
-    }
-    out.put(0, 1);
-    out.gamma(m + 1);
-    for (at, count) in several {
-        out.rice(at - next, g);
-        out.unary(count - 2);
-        next = at + 1;
-    }
-}
-
-fn zeros(out: &mut crate::bits::Burst<'_>, mut n: u32) {
-    while n > 0 {
-        let some = n.min(56);
-        out.put(0, some);
-        n -= some;
-    }
-}
-
-/// Divides by a number that is known once, by multiplication.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Divider {
-    /// `2^64 / divisor`, rounded up; 0 for a divisor of 1.
-    reciprocal: u64,
-}
-
-impl Divider {
-    pub(crate) fn by(divisor: u32) -> Self {
-        // Exact for every u32 dividend, as the error of the reciprocal is below 2^-32.
-        Self {
-            reciprocal: (u64::MAX / u64::from(divisor)).wrapping_add(1),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn of(self, dividend: u32) -> u32 {
-        if self.reciprocal == 0 {
-            return dividend;
-        }
-        ((u128::from(self.reciprocal) * u128::from(dividend)) >> 64) as u32
     }
 }

@@ -1,6 +1,7 @@
 //! All postings of a list at once, in its own order or by position.
 
-use super::read::{Block, Hits};
+use super::block::Block;
+use super::read::Hits;
 use super::{BLOCK, Damaged, List};
 use crate::code;
 
@@ -43,7 +44,9 @@ impl List<'_> {
         for number in 0..self.n.div_ceil(BLOCK) {
             self.read_block(number, &mut block)?;
             let mut codes_at = block.codes;
-            let mut several = block.several[..block.n_several].iter().map(|&i| usize::from(i));
+            let mut several = block.several[..block.n_several]
+                .iter()
+                .map(|&i| usize::from(i));
             let mut next = several.next();
             self.each_part(&block, |code, mut at, end| {
                 while let Some(i) = next.filter(|&i| i < end) {
@@ -96,13 +99,19 @@ impl List<'_> {
         for number in 0..self.n.div_ceil(BLOCK) {
             self.read_block(number, &mut block)?;
             let mut skipped = (0, 0);
-            let mut several = block.several[..block.n_several].iter().map(|&i| usize::from(i));
+            let mut several = block.several[..block.n_several]
+                .iter()
+                .map(|&i| usize::from(i));
             let mut next = several.next();
             let from = out.len();
             // Without low bits to read, a window with one hit is its number, its peak and its code.
             self.each_part(&block, |code, mut at, end| {
                 while at < end {
-                    let single = if self.shape.lossless { at } else { next.unwrap_or(end).min(end) };
+                    let single = if self.shape.lossless {
+                        at
+                    } else {
+                        next.unwrap_or(end).min(end)
+                    };
                     let bf16 = u64::from(code::join(code, 0));
                     let mut largest = 0;
                     for i in at..single {
@@ -119,9 +128,14 @@ impl List<'_> {
                     }
                     self.read_hits(&block, at, skipped, &mut hits)?;
                     let window = u64::from(block.windows[at]) << 32;
-                    out.extend(hits.offsets.iter().zip(&hits.values).map(|(&offset, &bf16)| {
-                        window | u64::from(offset) << 16 | u64::from(bf16)
-                    }));
+                    out.extend(
+                        hits.offsets
+                            .iter()
+                            .zip(&hits.values)
+                            .map(|(&offset, &bf16)| {
+                                window | u64::from(offset) << 16 | u64::from(bf16)
+                            }),
+                    );
                     block.skip(at, &mut skipped);
                     if next == Some(at) {
                         next = several.next();

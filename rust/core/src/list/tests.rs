@@ -39,13 +39,27 @@ fn plain() -> impl Strategy<Value = Plain> {
                     rate = [density, 0.0, 0.5 * density][(word() % 3) as usize];
                 }
                 if ((word() >> 11) as f64) / ((1u64 << 53) as f64) < rate {
-                    let more = if spread == 0 { 0 } else { (word() % u64::from(spread)) as u16 };
+                    let more = if spread == 0 {
+                        0
+                    } else {
+                        (word() % u64::from(spread)) as u16
+                    };
                     postings.insert(position, (middle + more).min(0x7f7f));
                 }
             }
-            let sides = (0..n_windows).map(|_| (word() % u64::from(sides.max(1))) as u8).collect();
-            let shape = Shape { n_windows, window, lossless };
-            Plain { shape, postings, sides }
+            let sides = (0..n_windows)
+                .map(|_| (word() % u64::from(sides.max(1))) as u8)
+                .collect();
+            let shape = Shape {
+                n_windows,
+                window,
+                lossless,
+            };
+            Plain {
+                shape,
+                postings,
+                sides,
+            }
         },
     )
 }
@@ -73,7 +87,10 @@ impl Plain {
 }
 
 fn top_code(hits: &[(u32, u16)]) -> u16 {
-    hits.iter().map(|&(_, bf16)| code::code(bf16)).max().unwrap()
+    hits.iter()
+        .map(|&(_, bf16)| code::code(bf16))
+        .max()
+        .unwrap()
 }
 
 fn top(hits: &[(u32, u16)]) -> u16 {
@@ -82,7 +99,11 @@ fn top(hits: &[(u32, u16)]) -> u16 {
 
 /// What reading gives of a bf16 whose low bits are not kept.
 fn coarse(shape: Shape, bf16: u16) -> u16 {
-    if shape.lossless { bf16 } else { code::join(code::code(bf16), 0) }
+    if shape.lossless {
+        bf16
+    } else {
+        code::join(code::code(bf16), 0)
+    }
 }
 
 proptest! {
@@ -194,9 +215,14 @@ proptest! {
 
 /// Reads whatever can be read.
 fn exercise(bytes: &[u8], shape: Shape) {
-    let Ok(list) = List::open(bytes, shape) else { return };
+    let Ok(list) = List::open(bytes, shape) else {
+        return;
+    };
     let (mut positions, mut values) = (Vec::new(), Vec::new());
-    if list.postings(&mut Buffers::default(), &mut positions, &mut values).is_ok() {
+    if list
+        .postings(&mut Buffers::default(), &mut positions, &mut values)
+        .is_ok()
+    {
         let end = u64::from(shape.n_windows) * u64::from(shape.window);
         assert!(positions.iter().all(|&p| u64::from(p) < end));
     }
@@ -211,8 +237,14 @@ fn exercise(bytes: &[u8], shape: Shape) {
 #[test]
 fn division_by_multiplication_is_exact() {
     for divisor in (1..100).chain([127, 255, 1000, 65_535, 65_536]) {
-        let by = encode::Divider::by(divisor);
-        for dividend in (0..1000).chain([u32::MAX - 1, u32::MAX, 1 << 31, divisor * 7, divisor * 7 - 1]) {
+        let by = divide::Divider::by(divisor);
+        for dividend in (0..1000).chain([
+            u32::MAX - 1,
+            u32::MAX,
+            1 << 31,
+            divisor * 7,
+            divisor * 7 - 1,
+        ]) {
             assert_eq!(by.of(dividend), dividend / divisor);
         }
     }
