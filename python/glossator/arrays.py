@@ -9,6 +9,7 @@ NumPy arrays, torch tensors of any device and nested lists are taken. Torch is n
 from __future__ import annotations
 
 import operator
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from glossator.errors import InputError
 
-__all__ = ["Array", "flat_ids", "to_activations", "to_ids", "to_numpy", "whole"]
+__all__ = ["Array", "flat_ids", "to_activations", "to_ids", "to_numpy", "to_values", "whole"]
 
 Array = npt.NDArray[Any]
 
@@ -94,3 +95,18 @@ def to_activations(array: Array) -> Array:
             f"`activations` has dtype {array.dtype}; it must be float16, bfloat16 or float32"
         )
     return np.ascontiguousarray(array.astype(np.float32, copy=False))
+
+
+def to_values(value: Any) -> Array:  # noqa: ANN401 - whatever the caller has
+    """Activations as the core takes them: float32, or the bits of bfloat16 as uint16.
+
+    bfloat16 and float32 are not copied if they lie row by row.
+    """
+    dtype = str(getattr(value, "dtype", ""))
+    if dtype == "torch.bfloat16":
+        bits = value.detach().cpu().contiguous().view(sys.modules["torch"].int16)
+        return np.ascontiguousarray(bits.numpy().view(np.uint16))
+    array = to_numpy("activations", value)
+    if str(array.dtype) == "bfloat16":
+        return np.ascontiguousarray(array).view(np.uint16)
+    return to_activations(array)

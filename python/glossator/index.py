@@ -14,7 +14,7 @@ compared and skipped, and the result has the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -22,11 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from glossator import _core
-from glossator.arrays import Array, flat_ids, to_activations, to_ids, to_numpy, whole
+from glossator.arrays import Array, flat_ids, to_ids, to_numpy, to_values, whole
 from glossator.errors import InputError
 from glossator.sampling import SPLITS, Examples, SamplingPlan, core_plan
 
-__all__ = ["NO_DOCUMENT", "NO_LATENT", "Histogram", "Index", "IndexWriter", "Top", "document_sides"]
+__all__ = [
+    "NO_DOCUMENT",
+    "NO_LATENT",
+    "Histogram",
+    "Index",
+    "IndexWriter",
+    "Top",
+    "compact",
+    "document_sides",
+    "join",
+]
 
 NO_DOCUMENT = 2**64 - 1
 """The document id of padding; such positions must be masked."""
@@ -38,42 +48,54 @@ _DEFAULT = SamplingPlan()
 
 
 class IndexWriter:
-    """Builds an index in a folder, or goes on with one.
+    """Builds an index in a folder, or goes on with one; or those of several hookpoints in one pass.
 
     The folder is made if it is not there. If it holds an index, finished or not, its parameters
     must be the same; contexts that it holds are compared by hash when they are added again, and
     skipped. So the same program run again completes the same index, whatever interrupted it; a
     program that can begin anywhere jumps with `add(..., context=writer.next_context)`.
 
-    As a context manager it finishes at the end of the block; after an exception it keeps the
-    committed segments and drops what is not committed. One writer per folder at a time.
+    As a context manager it finishes at the end of the block; after an exception it keeps what is on
+    disk, which another writer goes on with. One writer per folder at a time. Memory is bounded
+    whatever the number of contexts: what is added is spilled to the folder until its segment is full.
+
+    With several hookpoints, `n_latents` is a mapping from their names to their numbers of latents.
+    Each has the index `path/<name>`; the text is stored once. `latents`, `activations` and the like
+    are then mappings with the same names.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        n_latents: int,
+        n_latents: int | Mapping[str, int],
         context_length: int,
         window: int = 32,
         first_context: int = 0,
         segment_contexts: int | None = None,
         split_seed: int = 0,
         attributes: Mapping[str, str] | None = None,
+        lossless: bool = False,
+        durable: bool = True,
+        text: str | None = None,
     ) -> None:
         """Open the folder.
 
         Args:
-            path: The index folder.
-            n_latents: Number of latents L; ids run from 0 to L - 1.
+            path: The index folder, or that of the hookpoints' index folders.
+            n_latents: Number of latents L; ids run from 0 to L - 1. Or that of each hookpoint.
             context_length: Tokens in a context, S; a multiple of `window`.
-            window: Tokens in a window, the unit of ranks and of scores.
+            window: Tokens in a window, the unit of ranks and of scores; at most 65,536.
             first_context: Number of the first context, for a part of a corpus.
             segment_contexts: Segments end where the context number is a multiple of this; about
-                65,536 tokens where it is None. Also what is held in memory and what a killed
-                process loses.
+                16.8 million tokens where it is None.
             split_seed: Seed of the division of documents into an explain and a score side.
             attributes: Free text kept with the index. `hookpoint` is passed on to examples.
+            lossless: Keep every activation as bfloat16; without it, as a code within 1/32, and the
+                strongest windows' maxima as bfloat16. Activations are rounded to bfloat16 first.
+            durable: Whether what is committed survives a loss of power; False is quicker.
+            text: `"../text"` to share the text with the neighbouring index folders, which must have
+                been given the same text; in the index folder where it is None.
 
         Raises:
             InputError: A parameter is out of range or differs from the index that is there, the
@@ -81,15 +103,22 @@ class IndexWriter:
             CorruptIndexError: The index that is there is damaged.
         """
         self._context_length = whole("context_length", context_length, 2**32)
+        self._hookpoints = [str(n) for n in n_latents] if isinstance(n_latents, Mapping) else None
+        if self._hookpoints is not None and text is not None:
+            raise InputError("`text` is set for several hookpoints already; leave it out")
+        latents = n_latents if isinstance(n_latents, Mapping) else {"": n_latents}
         self._core = _core.IndexWriter(
             os.fspath(path),
-            n_latents=whole("n_latents", n_latents, 2**32),
+            n_latents=[(str(n), whole("n_latents", number, 2**32)) for n, number in latents.items()],
             context_length=self._context_length,
             window=whole("window", window, 2**32),
             first_context=whole("first_context", first_context, 2**64),
             segment_contexts=segment_contexts
             and whole("segment_contexts", segment_contexts, 2**64),
             split_seed=whole("split_seed", split_seed, 2**64),
+            lossless=bool(lossless),
+            durable=bool(durable),
+            text="text" if text is None else str(text),
             attributes={str(key): str(value) for key, value in (attributes or {}).items()},
         )
         self._closed = False
@@ -102,8 +131,8 @@ class IndexWriter:
     def add(
         self,
         tokens: npt.ArrayLike,
-        latents: npt.ArrayLike,
-        activations: npt.ArrayLike,
+        latents: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        activations: npt.ArrayLike | Mapping[str, npt.ArrayLike],
         document_ids: npt.ArrayLike,
         mask: npt.ArrayLike | None = None,
         *,
@@ -133,28 +162,31 @@ class IndexWriter:
         first = self._core.cursor if context is None else whole("context", context, 2**64)
         text = self._text(tokens, document_ids, mask, first)
         shape = text[0].shape
-        ids, values = to_numpy("latents", latents), to_numpy("activations", activations)
-        for name, array in (("latents", ids), ("activations", values)):
-            if array.ndim != 3 or array.shape[:2] != shape:
-                raise InputError(
-                    f"`{name}` has shape {array.shape}; with `tokens` {shape} it must be "
-                    f"({shape[0]}, {shape[1]}, K)"
-                )
-        if ids.shape != values.shape:
-            raise InputError(
-                f"`latents` has shape {ids.shape} and `activations` {values.shape}; they must agree"
-            )
         live = None if text[2] is None else text[2][:, :, None]
-        ids = to_ids("latents", ids, np.uint32, first, live)
-        self._core.add(text[0], ids, to_activations(values), text[1], text[2], first)
+        entries = []
+        for given in self._each(latents=latents, activations=activations):
+            ids, values = to_numpy("latents", given["latents"]), to_values(given["activations"])
+            for name, array in (("latents", ids), ("activations", values)):
+                if array.ndim != 3 or array.shape[:2] != shape:
+                    raise InputError(
+                        f"`{name}` has shape {array.shape}; with `tokens` {shape} it must be "
+                        f"({shape[0]}, {shape[1]}, K)"
+                    )
+            if ids.shape != values.shape:
+                raise InputError(
+                    f"`latents` has shape {ids.shape} and `activations` {values.shape}; they must "
+                    "agree"
+                )
+            entries.append((to_ids("latents", ids, np.uint32, first, live), values))
+        self._core.add(text[0], entries, text[1], text[2], first)
 
     def add_coo(
         self,
         tokens: npt.ArrayLike,
-        rows: npt.ArrayLike,
-        offsets: npt.ArrayLike,
-        latents: npt.ArrayLike,
-        activations: npt.ArrayLike,
+        rows: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        offsets: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        latents: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        activations: npt.ArrayLike | Mapping[str, npt.ArrayLike],
         document_ids: npt.ArrayLike,
         mask: npt.ArrayLike | None = None,
         *,
@@ -177,26 +209,57 @@ class IndexWriter:
         """
         first = self._core.cursor if context is None else whole("context", context, 2**64)
         text = self._text(tokens, document_ids, mask, first)
-        arrays = [
-            to_numpy("rows", rows),
-            to_numpy("offsets", offsets),
-            to_numpy("latents", latents),
+        entries = [
+            (
+                flat_ids("rows", given["rows"], np.uint64),
+                flat_ids("offsets", given["offsets"], np.uint64),
+                flat_ids("latents", given["latents"], np.uint32),
+                _flat_values(given["activations"]),
+            )
+            for given in self._each(
+                rows=rows, offsets=offsets, latents=latents, activations=activations
+            )
         ]
-        values = to_numpy("activations", activations)
-        names = ("rows", "offsets", "latents", "activations")
-        for name, array in zip(names, [*arrays, values], strict=True):
-            if array.ndim != 1:
-                raise InputError(f"`{name}` has shape {array.shape}; it must have one dimension")
-        self._core.add_coo(
-            text[0],
-            to_ids("rows", arrays[0], np.uint64, None),
-            to_ids("offsets", arrays[1], np.uint64, None),
-            to_ids("latents", arrays[2], np.uint32, None),
-            to_activations(values),
-            text[1],
-            text[2],
-            first,
-        )
+        self._core.add_coo(text[0], entries, text[1], text[2], first)
+
+    def add_sorted(
+        self,
+        tokens: npt.ArrayLike,
+        starts: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        positions: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        activations: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        document_ids: npt.ArrayLike,
+        mask: npt.ArrayLike | None = None,
+        *,
+        context: int | None = None,
+    ) -> None:
+        """Add B contexts with one entry per activation, ordered by latent, then position.
+
+        The quickest way in: nothing has to be sorted but batches that are smaller than a chunk.
+
+        Args:
+            tokens: [B, S] token ids.
+            starts: [L + 1] where each latent's entries begin; the last is n.
+            positions: [n] position in the batch, `row * S + offset`; ascending within a latent.
+            activations: [n] activations.
+            document_ids: [B] or [B, S] document ids.
+            mask: [B, S] bool, as in `add`.
+            context: Number of the first context, as in `add`.
+
+        Raises:
+            InputError: As in `add`, or positions do not ascend.
+        """
+        first = self._core.cursor if context is None else whole("context", context, 2**64)
+        text = self._text(tokens, document_ids, mask, first)
+        entries = [
+            (
+                flat_ids("starts", given["starts"], np.uint64),
+                flat_ids("positions", given["positions"], np.uint32),
+                _flat_values(given["activations"]),
+            )
+            for given in self._each(starts=starts, positions=positions, activations=activations)
+        ]
+        self._core.add_sorted(text[0], entries, text[1], text[2], first)
 
     def finish(self) -> None:
         """Commit what is left, mark the index complete, and let go of the folder.
@@ -208,7 +271,7 @@ class IndexWriter:
         self._closed = True
 
     def abandon(self) -> None:
-        """Drop what is not committed, and let go of the folder; the index can be gone on with."""
+        """Drop what is not on disk, and let go of the folder; the index can be gone on with."""
         self._core.abandon()
         self._closed = True
 
@@ -225,6 +288,16 @@ class IndexWriter:
             self.abandon()
         elif not self._closed:
             self.finish()
+
+    def _each(self, **given: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - whatever they have
+        """The arguments of each hookpoint."""
+        if self._hookpoints is None:
+            return [given]
+        for name, value in given.items():
+            if not isinstance(value, Mapping) or set(value) != set(self._hookpoints):
+                names = ", ".join(f"`{hookpoint}`" for hookpoint in self._hookpoints)
+                raise InputError(f"`{name}` must be a mapping with the hookpoints {names}")
+        return [{name: given[name][point] for name in given} for point in self._hookpoints]
 
     def _text(
         self,
@@ -517,6 +590,43 @@ class Index:
     def _latents(self, latents: npt.ArrayLike) -> Array:
         """One latent, or several."""
         return flat_ids("latents", np.atleast_1d(to_numpy("latents", latents)), np.uint32)
+
+
+def join(
+    parts: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, durable: bool = True
+) -> None:
+    """Join finished indices whose contexts follow one another into a new one.
+
+    Nothing is written again: files get a second name in `out`, and are copied where the file system
+    cannot do that. The parts may come in any order and stay as they are. Parts that are folders of
+    several hookpoints are joined hookpoint by hookpoint.
+
+    Raises:
+        InputError: Contexts are missing or in two parts, parameters differ, a part is not finished,
+            or `out` holds something.
+        CorruptIndexError: A part is damaged.
+    """
+    _core.join([os.fspath(part) for part in parts], os.fspath(out), durable)
+
+
+def compact(path: str | os.PathLike[str], *, durable: bool = True) -> None:
+    """Merge the partial segments that `join` and later additions leave, up to the grid of segments.
+
+    The index then has the bytes of one undisturbed build. It may be read meanwhile, not written to.
+
+    Raises:
+        InputError: There is no index, a writer is at work on it, or the disk is full.
+        CorruptIndexError: It is damaged.
+    """
+    _core.compact(os.fspath(path), durable)
+
+
+def _flat_values(activations: npt.ArrayLike) -> Array:
+    """A list of activations."""
+    values = to_values(activations)
+    if values.ndim != 1:
+        raise InputError(f"`activations` has shape {values.shape}; it must have one dimension")
+    return values
 
 
 def document_sides(document_ids: npt.ArrayLike, split_seed: int = 0) -> npt.NDArray[np.uint8]:

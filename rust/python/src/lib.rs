@@ -24,7 +24,7 @@ mod _core {
     #[pymodule_export]
     use crate::sampling::Plan;
     #[pymodule_export]
-    use crate::writer::IndexWriter;
+    use crate::writer::{IndexWriter, compact, join};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's own name for it")]

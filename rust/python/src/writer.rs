@@ -3,37 +3,90 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use glossator_core::{Activity, Batch, Parameters, Writer, default_segment_contexts};
+use glossator_core::{
+    Activity, Batch, Options, Parameters, Values, Writer, default_segment_contexts,
+};
 use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::errors::{CoreError, CoreResult, InputError, contiguous};
 
-/// Builds an index in a folder, or goes on with one.
+/// Builds an index in a folder, or goes on with one; or those of several hookpoints at once.
 #[pyclass(module = "glossator._core")]
 pub struct IndexWriter(Writer);
+
+/// Activations of any shape: float32, or the bits of bfloat16 as uint16.
+#[derive(FromPyObject)]
+pub enum Array3<'py> {
+    F32(PyReadonlyArray3<'py, f32>),
+    Bf16(PyReadonlyArray3<'py, u16>),
+}
+
+/// As [`Array3`], in one dimension.
+#[derive(FromPyObject)]
+pub enum Array1<'py> {
+    F32(PyReadonlyArray1<'py, f32>),
+    Bf16(PyReadonlyArray1<'py, u16>),
+}
+
+impl Array3<'_> {
+    fn values(&self) -> PyResult<Values<'_>> {
+        Ok(match self {
+            Self::F32(array) => Values::F32(contiguous("activations", array.as_slice())?),
+            Self::Bf16(array) => Values::Bf16(contiguous("activations", array.as_slice())?),
+        })
+    }
+}
+
+impl Array1<'_> {
+    fn values(&self) -> PyResult<Values<'_>> {
+        Ok(match self {
+            Self::F32(array) => Values::F32(contiguous("activations", array.as_slice())?),
+            Self::Bf16(array) => Values::Bf16(contiguous("activations", array.as_slice())?),
+        })
+    }
+}
+
+type Dense<'py> = (PyReadonlyArray3<'py, u32>, Array3<'py>);
+type Sparse<'py> = (
+    PyReadonlyArray1<'py, u64>,
+    PyReadonlyArray1<'py, u64>,
+    PyReadonlyArray1<'py, u32>,
+    Array1<'py>,
+);
+type Sorted<'py> = (
+    PyReadonlyArray1<'py, u64>,
+    PyReadonlyArray1<'py, u32>,
+    Array1<'py>,
+);
 
 #[pymethods]
 impl IndexWriter {
     /// Open the folder; the arguments are those of `glossator.index.IndexWriter`.
+    ///
+    /// `n_latents` is one pair of a hookpoint's name and its latents per hookpoint; an index without
+    /// a folder of its own has the name "".
     #[new]
     #[pyo3(signature = (
-        path: "str", *, n_latents: "int", context_length: "int", window: "int",
-        first_context: "int", segment_contexts: "int | None", split_seed: "int",
-        attributes: "dict[str, str]"
+        path: "str", *, n_latents: "list[tuple[str, int]]", context_length: "int", window: "int",
+        first_context: "int", segment_contexts: "int | None", split_seed: "int", lossless: "bool",
+        durable: "bool", text: "str", attributes: "dict[str, str]"
     ))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
-        n_latents: u32,
+        n_latents: Vec<(String, u32)>,
         context_length: u32,
         window: u32,
         first_context: u64,
         segment_contexts: Option<u64>,
         split_seed: u64,
+        lossless: bool,
+        durable: bool,
+        text: String,
         attributes: BTreeMap<String, String>,
     ) -> CoreResult<Self> {
-        let parameters = Parameters {
+        let parameters = |n_latents| Parameters {
             n_latents,
             context_length,
             window,
@@ -41,11 +94,24 @@ impl IndexWriter {
             segment_contexts: segment_contexts
                 .unwrap_or_else(|| default_segment_contexts(context_length)),
             split_seed,
-            attributes,
+            lossless,
+            text: text.clone(),
+            attributes: attributes.clone(),
         };
-        py.detach(|| Writer::open(&path, parameters))
-            .map(Self)
-            .map_err(CoreError::from)
+        let options = Options { durable };
+        let opened = py.detach(|| match n_latents.as_slice() {
+            [(name, n)] if name.is_empty() => Writer::open_with(&path, parameters(*n), options),
+            hookpoints => {
+                let all = hookpoints.iter().map(|(name, n)| {
+                    let mut parameters = parameters(*n);
+                    let attributes = &mut parameters.attributes;
+                    attributes.insert("hookpoint".to_owned(), name.clone());
+                    (name.clone(), parameters)
+                });
+                Writer::open_many(&path, &all.collect::<Vec<_>>(), options)
+            }
+        });
+        opened.map(Self).map_err(CoreError::from)
     }
 
     /// The first context that the index has not been given yet.
@@ -68,35 +134,38 @@ impl IndexWriter {
 
     /// Add contexts with the same number of entries for every token.
     ///
+    /// One pair of latents and activations (float32, or the bits of bfloat16) per hookpoint.
     /// Documents are one per token, and all arrays C-contiguous.
     #[pyo3(signature = (
-        tokens: "NDArray[np.uint32]", latents: "NDArray[np.uint32]",
-        activations: "NDArray[np.float32]", document_ids: "NDArray[np.uint64]",
-        mask: "NDArray[np.bool_] | None", context: "int | None"
+        tokens: "NDArray[np.uint32]",
+        entries: "list[tuple[NDArray[np.uint32], NDArray[np.float32] | NDArray[np.uint16]]]",
+        document_ids: "NDArray[np.uint64]", mask: "NDArray[np.bool_] | None", context: "int | None"
     ) -> "None")]
     fn add(
         &mut self,
         py: Python<'_>,
         tokens: PyReadonlyArray2<'_, u32>,
-        latents: PyReadonlyArray3<'_, u32>,
-        activations: PyReadonlyArray3<'_, f32>,
+        entries: Vec<Dense<'_>>,
         document_ids: PyReadonlyArray2<'_, u64>,
         mask: Option<PyReadonlyArray2<'_, bool>>,
         context: Option<u64>,
     ) -> PyResult<()> {
-        self.check_width(tokens.shape())?;
-        let activity = Activity::Dense {
-            k: latents.shape()[2],
-            latents: contiguous("latents", latents.as_slice())?,
-            activations: contiguous("activations", activations.as_slice())?,
-        };
-        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), activity, context)
+        let activities = entries.iter().map(|(latents, activations)| {
+            Ok(Activity::Dense {
+                k: latents.shape()[2],
+                latents: contiguous("latents", latents.as_slice())?,
+                activations: activations.values()?,
+            })
+        });
+        let activities = activities.collect::<PyResult<Vec<_>>>()?;
+        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), &activities, context)
     }
 
     /// Add contexts with one entry per activation, in any order.
+    ///
+    /// One tuple of rows, offsets, latents and activations per hookpoint.
     #[pyo3(signature = (
-        tokens: "NDArray[np.uint32]", rows: "NDArray[np.uint64]", offsets: "NDArray[np.uint64]",
-        latents: "NDArray[np.uint32]", activations: "NDArray[np.float32]",
+        tokens: "NDArray[np.uint32]", entries: "list[tuple[Any, ...]]",
         document_ids: "NDArray[np.uint64]", mask: "NDArray[np.bool_] | None",
         context: "int | None"
     ) -> "None")]
@@ -104,22 +173,49 @@ impl IndexWriter {
         &mut self,
         py: Python<'_>,
         tokens: PyReadonlyArray2<'_, u32>,
-        rows: PyReadonlyArray1<'_, u64>,
-        offsets: PyReadonlyArray1<'_, u64>,
-        latents: PyReadonlyArray1<'_, u32>,
-        activations: PyReadonlyArray1<'_, f32>,
+        entries: Vec<Sparse<'_>>,
         document_ids: PyReadonlyArray2<'_, u64>,
         mask: Option<PyReadonlyArray2<'_, bool>>,
         context: Option<u64>,
     ) -> PyResult<()> {
-        self.check_width(tokens.shape())?;
-        let activity = Activity::Sparse {
-            rows: contiguous("rows", rows.as_slice())?,
-            offsets: contiguous("offsets", offsets.as_slice())?,
-            latents: contiguous("latents", latents.as_slice())?,
-            activations: contiguous("activations", activations.as_slice())?,
-        };
-        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), activity, context)
+        let activities = entries.iter().map(|(rows, offsets, latents, activations)| {
+            Ok(Activity::Sparse {
+                rows: contiguous("rows", rows.as_slice())?,
+                offsets: contiguous("offsets", offsets.as_slice())?,
+                latents: contiguous("latents", latents.as_slice())?,
+                activations: activations.values()?,
+            })
+        });
+        let activities = activities.collect::<PyResult<Vec<_>>>()?;
+        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), &activities, context)
+    }
+
+    /// Add contexts whose entries are ordered by latent and, within one, by position.
+    ///
+    /// One tuple of starts, positions and activations per hookpoint.
+    #[pyo3(signature = (
+        tokens: "NDArray[np.uint32]", entries: "list[tuple[Any, ...]]",
+        document_ids: "NDArray[np.uint64]", mask: "NDArray[np.bool_] | None",
+        context: "int | None"
+    ) -> "None")]
+    fn add_sorted(
+        &mut self,
+        py: Python<'_>,
+        tokens: PyReadonlyArray2<'_, u32>,
+        entries: Vec<Sorted<'_>>,
+        document_ids: PyReadonlyArray2<'_, u64>,
+        mask: Option<PyReadonlyArray2<'_, bool>>,
+        context: Option<u64>,
+    ) -> PyResult<()> {
+        let activities = entries.iter().map(|(starts, positions, activations)| {
+            Ok(Activity::Sorted {
+                starts: contiguous("starts", starts.as_slice())?,
+                positions: contiguous("positions", positions.as_slice())?,
+                activations: activations.values()?,
+            })
+        });
+        let activities = activities.collect::<PyResult<Vec<_>>>()?;
+        self.add_batch(py, &tokens, &document_ids, mask.as_ref(), &activities, context)
     }
 
     /// Commit what is left, mark the index complete, and let go of the folder.
@@ -129,7 +225,7 @@ impl IndexWriter {
         py.detach(|| writer.finish()).map_err(CoreError::from)
     }
 
-    /// Drop what is not committed, and let go of the folder.
+    /// Drop what is still in memory, and let go of the folder.
     #[pyo3(signature = () -> "None")]
     fn abandon(&mut self) {
         self.0.abandon();
@@ -137,35 +233,48 @@ impl IndexWriter {
 }
 
 impl IndexWriter {
-    fn check_width(&self, shape: &[usize]) -> PyResult<()> {
-        let length = self.0.parameters().context_length as usize;
-        if shape[1] == length {
-            return Ok(());
-        }
-        Err(InputError::new_err(format!(
-            "`tokens` has {} tokens per context; the index has {length}",
-            shape[1]
-        )))
-    }
-
     fn add_batch(
         &mut self,
         py: Python<'_>,
         tokens: &PyReadonlyArray2<'_, u32>,
         document_ids: &PyReadonlyArray2<'_, u64>,
         mask: Option<&PyReadonlyArray2<'_, bool>>,
-        activity: Activity<'_>,
+        activities: &[Activity<'_>],
         context: Option<u64>,
     ) -> PyResult<()> {
+        let length = self.0.parameters().context_length as usize;
+        if tokens.shape()[1] != length {
+            return Err(InputError::new_err(format!(
+                "`tokens` has {} tokens per context; the index has {length}",
+                tokens.shape()[1]
+            )));
+        }
         let mask = mask.map(|mask| contiguous("mask", mask.as_slice()));
         let batch = Batch {
             tokens: contiguous("tokens", tokens.as_slice())?,
             documents: contiguous("document_ids", document_ids.as_slice())?,
             mask: mask.transpose()?,
-            activity,
+            activities,
         };
         let writer = &mut self.0;
         py.detach(|| writer.add(&batch, context))
             .map_err(|error| CoreError::from(error).into())
     }
+}
+
+/// Join finished indices whose contexts follow one another into a new one, without writing their
+/// data again.
+#[pyfunction]
+#[pyo3(signature = (parts: "list[str]", out: "str", durable: "bool") -> "None")]
+pub fn join(py: Python<'_>, parts: Vec<PathBuf>, out: PathBuf, durable: bool) -> CoreResult<()> {
+    py.detach(|| glossator_core::join(&parts, &out, Options { durable }))
+        .map_err(CoreError::from)
+}
+
+/// Merge the adjacent partial segments of an index up to the grid of its segments.
+#[pyfunction]
+#[pyo3(signature = (path: "str", durable: "bool") -> "None")]
+pub fn compact(py: Python<'_>, path: PathBuf, durable: bool) -> CoreResult<()> {
+    py.detach(|| glossator_core::compact(&path, Options { durable }))
+        .map_err(CoreError::from)
 }
