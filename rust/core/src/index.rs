@@ -170,10 +170,12 @@ impl Index {
 
     /// Postings of each latent; decodes none.
     pub fn counts(&self) -> Result<Vec<u64>> {
-        (0..self.n_latents())
+        let counts: Result<_> = (0..self.n_latents())
             .into_par_iter()
             .map(|latent| Ok(Ranked::open(self, latent)?.n_postings()))
-            .collect()
+            .collect();
+        self.intact()?;
+        counts
     }
 
     /// All postings of one latent.
@@ -184,14 +186,18 @@ impl Index {
             positions: Vec::with_capacity(n),
             activations: Vec::with_capacity(n),
         };
-        ranked.each_postings(&mut Buffers::default(), |segment, base, positions, values| {
-            let shape = segment.shape();
-            let positions = positions.iter().map(|&p| base + u64::from(p));
-            postings.positions.extend(positions);
-            let activations = values.iter().map(|&bf16| shape.activation(bf16));
-            postings.activations.extend(activations);
-            Ok(())
-        })?;
+        ranked.each_postings(
+            &mut Buffers::default(),
+            |segment, base, positions, values| {
+                let shape = segment.shape();
+                let positions = positions.iter().map(|&p| base + u64::from(p));
+                postings.positions.extend(positions);
+                let activations = values.iter().map(|&bf16| shape.activation(bf16));
+                postings.activations.extend(activations);
+                Ok(())
+            },
+        )?;
+        self.intact()?;
         Ok(postings)
     }
 
@@ -224,6 +230,7 @@ impl Index {
             segment.documents_into(span.clone(), &mut contexts.documents)?;
             contexts.mask.extend(span.map(|p| mask.get(p)));
         }
+        self.intact()?;
         Ok(contexts)
     }
 
@@ -257,6 +264,11 @@ impl Index {
     pub fn verify(&self) -> Result<()> {
         let checked: Vec<Result<()>> = self.segments.par_iter().map(Segment::verify).collect();
         checked.into_iter().collect()
+    }
+
+    /// Whether every file is as long as it was; to be asked before an answer is given.
+    pub(crate) fn intact(&self) -> Result<()> {
+        self.segments.iter().try_for_each(Segment::intact)
     }
 
     /// Refuses a latent id that the index does not have.

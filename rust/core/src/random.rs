@@ -183,7 +183,10 @@ mod tests {
                 tenths[drawn as usize / 100_000] += 1;
             }
         }
-        assert!(tenths.iter().all(|n| (1_800..2_200).contains(n)), "{tenths:?}");
+        assert!(
+            tenths.iter().all(|n| (1_800..2_200).contains(n)),
+            "{tenths:?}"
+        );
     }
 
     proptest! {

@@ -108,7 +108,7 @@ impl<'a> Ranked<'a> {
 
     /// Whether every activation is known in bf16.
     pub(crate) fn lossless(&self) -> bool {
-        self.parts.iter().all(|part| part.list.shape().lossless)
+        self.index.lossless()
     }
 
     /// Its postings.
@@ -118,11 +118,13 @@ impl<'a> Ranked<'a> {
 
     /// The windows of each code, the strongest first.
     pub(crate) fn levels(&self) -> impl Iterator<Item = Level> {
-        self.pieces.chunk_by(|a, b| a.code == b.code).map(|pieces| Level {
-            code: pieces[0].code,
-            first: pieces[0].first,
-            count: pieces.iter().map(|piece| u64::from(piece.count)).sum(),
-        })
+        self.pieces
+            .chunk_by(|a, b| a.code == b.code)
+            .map(|pieces| Level {
+                code: pieces[0].code,
+                first: pieces[0].first,
+                count: pieces.iter().map(|piece| u64::from(piece.count)).sum(),
+            })
     }
 
     /// The ranks whose decile is `decile`, 1 to 10.
@@ -150,7 +152,10 @@ impl<'a> Ranked<'a> {
         let (part, local) = self.place(rank);
         let window = match part.windows.get(local as usize) {
             Some(&window) => window,
-            None => part.list.window_at(local).map_err(|d| self.damaged(part, d))?,
+            None => part
+                .list
+                .window_at(local)
+                .map_err(|d| self.damaged(part, d))?,
         };
         Ok(part.first + u64::from(window))
     }
@@ -225,7 +230,9 @@ impl<'a> Ranked<'a> {
     pub(crate) fn each_window(&mut self, mut visit: impl FnMut(u64)) -> Result<()> {
         self.decode()?;
         for part in &self.parts {
-            part.windows.iter().for_each(|&window| visit(part.first + u64::from(window)));
+            part.windows
+                .iter()
+                .for_each(|&window| visit(part.first + u64::from(window)));
         }
         Ok(())
     }
@@ -237,7 +244,9 @@ impl<'a> Ranked<'a> {
         for piece in &self.pieces {
             let part = &self.parts[piece.part as usize];
             let span = piece.local as usize..(piece.local + piece.count) as usize;
-            let numbers = part.windows[span].iter().map(|&w| part.first + u64::from(w));
+            let numbers = part.windows[span]
+                .iter()
+                .map(|&w| part.first + u64::from(w));
             windows.extend(numbers.zip(piece.first..));
         }
         windows.sort_unstable();
@@ -253,7 +262,9 @@ impl<'a> Ranked<'a> {
             let exact = if part.list.shape().lossless {
                 let mut maxima = Vec::with_capacity(part.list.n_windows() as usize);
                 let peak = |hits: &Hits| hits.values.iter().copied().max().unwrap_or(0);
-                let read = part.list.for_each(|rank, _, hits| maxima.push((rank, peak(hits))));
+                let read = part
+                    .list
+                    .for_each(|rank, _, hits| maxima.push((rank, peak(hits))));
                 read.map(|()| maxima)
             } else {
                 part.list.exact()
@@ -285,7 +296,10 @@ impl<'a> Ranked<'a> {
             values.clear();
             let read = part.list.postings(buffers, &mut positions, &mut values);
             read.map_err(|d| self.damaged(part, d))?;
-            if positions.last().is_some_and(|&last| last as usize >= part.segment.n_positions()) {
+            if positions
+                .last()
+                .is_some_and(|&last| last as usize >= part.segment.n_positions())
+            {
                 return Err(self.damaged(part, Damaged("has a position that is out of range")));
             }
             visit(

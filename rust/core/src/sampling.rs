@@ -64,6 +64,7 @@ impl Index {
         }
         let mut examples = Examples::read(self, frame, &rows)?;
         examples.shortfalls = shortfalls;
+        self.intact()?;
         Ok(examples)
     }
 }

@@ -54,8 +54,12 @@ impl Index {
         }
         let sides = self.in_chunks(|chunk| {
             let positions = self.position_sides(chunk.segment, chunk.span.clone())?;
-            Ok(positions.chunks_exact(self.window()).map(window_side).collect())
+            Ok(positions
+                .chunks_exact(self.window())
+                .map(window_side)
+                .collect())
         })?;
+        self.intact()?;
         Ok(self.derived.sides.get_or_init(|| sides))
     }
 
@@ -95,12 +99,17 @@ impl Index {
                 }
             }
         }
+        self.intact()?;
         Ok(self.derived.drawable.get_or_init(|| drawable))
     }
 
     /// Whether each window may be drawn for its side: whether it is [`Index::drawable`] for one.
     pub fn eligible(&self) -> Result<Vec<bool>> {
-        Ok(self.drawable()?.iter().map(|&side| side != NO_SIDE).collect())
+        Ok(self
+            .drawable()?
+            .iter()
+            .map(|&side| side != NO_SIDE)
+            .collect())
     }
 
     /// The share of score-side windows that are not eligible; 0 where there are none.

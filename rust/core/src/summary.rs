@@ -44,20 +44,31 @@ impl Index {
         let drawable = self.drawable()?;
         let rows: Vec<Result<Counts>> = (0..self.n_latents())
             .into_par_iter()
-            .map_init(Buffers::default, |buffers, latent| self.count(latent, drawable, buffers))
+            .map_init(Buffers::default, |buffers, latent| {
+                self.count(latent, drawable, buffers)
+            })
             .collect();
         let mut summary = Summary::default();
         for row in rows {
             let row = row?;
             summary.count.push(row.count);
             summary.windows.push(row.windows.iter().sum());
-            summary.windows_explain.push(row.windows[usize::from(EXPLAIN)]);
-            summary.windows_scoring.push(row.windows[usize::from(SCORE)]);
+            summary
+                .windows_explain
+                .push(row.windows[usize::from(EXPLAIN)]);
+            summary
+                .windows_scoring
+                .push(row.windows[usize::from(SCORE)]);
             summary.documents.push(row.documents[2]);
-            summary.documents_explain.push(row.documents[usize::from(EXPLAIN)]);
-            summary.documents_scoring.push(row.documents[usize::from(SCORE)]);
+            summary
+                .documents_explain
+                .push(row.documents[usize::from(EXPLAIN)]);
+            summary
+                .documents_scoring
+                .push(row.documents[usize::from(SCORE)]);
             summary.max_activation.push(row.max_activation);
         }
+        self.intact()?;
         Ok(summary)
     }
 
@@ -79,10 +90,10 @@ impl Index {
                 let largest = values.iter().copied().max().unwrap_or(0);
                 counts.max_activation = crate::code::value(largest).max(counts.max_activation);
             }
-            let (starts, ids) = segment.document_runs()?;
+            let mut runs = segment.document_runs()?;
             let first = self.window_number(base);
             let (mut end, mut side) = (0, 0);
-            let (mut run, mut run_end) = (0, 0);
+            let mut document = (0, 0);
             for &position in positions {
                 if position >= end {
                     let window = position / self.parameters().window;
@@ -90,14 +101,15 @@ impl Index {
                     side = usize::from(drawable[first + window as usize]);
                     counts.windows[side] += 1;
                 }
-                if position >= run_end {
-                    run += starts[run..].partition_point(|&start| start <= position);
-                    run_end = starts.get(run).copied().unwrap_or(u32::MAX);
-                    run = run.saturating_sub(1);
+                while position >= document.0 {
+                    let Some((_, end, id)) = runs.next() else {
+                        break;
+                    };
+                    document = (end, id);
                 }
-                push_new(&mut documents[2], ids[run]);
+                push_new(&mut documents[2], document.1);
                 if side < 2 {
-                    push_new(&mut documents[side], ids[run]);
+                    push_new(&mut documents[side], document.1);
                 }
             }
             Ok(())

@@ -70,6 +70,7 @@ impl Index {
                 top.exact.push(exact);
             }
         }
+        self.intact()?;
         Ok(top)
     }
 }
@@ -100,7 +101,10 @@ impl Ranked<'_> {
             let mut found = Vec::new();
             for rank in level.first..level.first + level.count {
                 let window = self.window(rank)?;
-                let exact = known.binary_search_by_key(&rank, |k| k.0).ok().map(|at| known[at].1);
+                let exact = known
+                    .binary_search_by_key(&rank, |k| k.0)
+                    .ok()
+                    .map(|at| known[at].1);
                 found.push(Strong {
                     rank,
                     window,
@@ -139,7 +143,44 @@ mod tests {
 
     use super::*;
     use crate::sides::NO_SIDE;
-    use crate::testing::corpora;
+    use crate::testing::{Corpus, corpora};
+
+    #[test]
+    fn beyond_200_of_a_side_the_order_is_of_codes_in_any_segments() {
+        let corpus = Corpus::long(3);
+        let (_folder, index) = corpus.index();
+        let mut other = corpus.clone();
+        other.parameters.segment_contexts = 170;
+        let (_other_folder, other) = other.index();
+        assert!(other.segments().len() > 7);
+        let latents = [0, 1, 2];
+        for side in [None, Some(0), Some(1)] {
+            let top = index.top(&latents, usize::MAX, side).unwrap();
+            assert_eq!(top, other.top(&latents, usize::MAX, side).unwrap());
+        }
+        let side_of = |start: u64| index.sides().unwrap()[index.window_number(start)];
+        let mut expected: Vec<_> = corpus
+            .ranked(0)
+            .into_iter()
+            .filter(|row| side_of(row.0) == 1)
+            .collect();
+        assert!(expected.len() > 400);
+        expected.sort_by_key(|&(start, max, _)| (Reverse(max), start));
+        expected[200..].sort_by_key(|&(start, max, _)| (Reverse(code::code(max)), start));
+        let top = index.top(&[0], usize::MAX, Some(1)).unwrap();
+        assert_eq!(
+            top.start,
+            expected.iter().map(|row| row.0).collect::<Vec<_>>()
+        );
+        for (row, &(_, max, _)) in expected.iter().enumerate() {
+            assert_eq!(top.exact[row], row < 200);
+            let middle = code::decode(code::code(max));
+            assert_eq!(
+                top.activation[row],
+                if row < 200 { code::value(max) } else { middle }
+            );
+        }
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]

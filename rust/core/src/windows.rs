@@ -49,9 +49,12 @@ impl Index {
             windows.starts.push(self.window_start(window));
             let bf16 = exact.get(rank as usize).map(|&(_, bf16)| bf16);
             let code = || activation(ranked.code(rank));
-            windows.maxima.push(bf16.map_or_else(code, crate::code::value));
+            windows
+                .maxima
+                .push(bf16.map_or_else(code, crate::code::value));
             windows.deciles.push(ranked.decile(rank));
         }
+        self.intact()?;
         Ok(windows)
     }
 
@@ -70,6 +73,7 @@ impl Index {
         for row in rows {
             values.extend_from_slice(&row?);
         }
+        self.intact()?;
         Ok(values)
     }
 
@@ -92,6 +96,7 @@ impl Index {
                 histogram.count.push(count);
             }
         }
+        self.intact()?;
         Ok(histogram)
     }
 
@@ -112,7 +117,12 @@ impl Index {
                 found[at] = true;
             }
         })?;
-        let found = |position| wanted.binary_search(&number(position)).is_ok_and(|at| found[at]);
+        self.intact()?;
+        let found = |position| {
+            wanted
+                .binary_search(&number(position))
+                .is_ok_and(|at| found[at])
+        };
         Ok(positions.iter().map(found).collect())
     }
 

@@ -163,7 +163,9 @@ impl Index {
         latents: PyReadonlyArray1<'py, u32>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let latents = contiguous("latents", latents.as_slice())?;
-        let histogram = py.detach(|| self.0.histogram(latents)).map_err(CoreError::from)?;
+        let histogram = py
+            .detach(|| self.0.histogram(latents))
+            .map_err(CoreError::from)?;
         let columns = PyDict::new(py);
         columns.set_item("latent", histogram.latent.into_pyarray(py))?;
         columns.set_item("code", histogram.code.into_pyarray(py))?;
@@ -183,7 +185,9 @@ impl Index {
         side: Option<u8>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let latents = contiguous("latents", latents.as_slice())?;
-        let top = py.detach(|| self.0.top(latents, n, side)).map_err(CoreError::from)?;
+        let top = py
+            .detach(|| self.0.top(latents, n, side))
+            .map_err(CoreError::from)?;
         let columns = PyDict::new(py);
         columns.set_item("latent", top.latent.into_pyarray(py))?;
         columns.set_item("start", top.start.into_pyarray(py))?;
@@ -201,7 +205,9 @@ impl Index {
         positions: PyReadonlyArray1<'py, u64>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         let positions = contiguous("positions", positions.as_slice())?;
-        let active = py.detach(|| self.0.active(latent, positions)).map_err(CoreError::from)?;
+        let active = py
+            .detach(|| self.0.active(latent, positions))
+            .map_err(CoreError::from)?;
         Ok(active.into_pyarray(py))
     }
 

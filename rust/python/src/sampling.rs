@@ -18,7 +18,8 @@ impl Plan {
     #[pyo3(signature = (json: "str") -> "Plan")]
     fn read(json: &str) -> PyResult<Self> {
         let plan = serde_json::from_str(json);
-        plan.map(Self).map_err(|e| InputError::new_err(format!("`plan`: {e}")))
+        plan.map(Self)
+            .map_err(|e| InputError::new_err(format!("`plan`: {e}")))
     }
 }
 
@@ -29,7 +30,10 @@ pub fn columns(py: Python<'_>, examples: Examples) -> PyResult<Bound<'_, PyDict>
     columns.set_item("latent", examples.latent.into_pyarray(py))?;
     columns.set_item("start", examples.start.into_pyarray(py))?;
     columns.set_item("tokens", examples.tokens.into_pyarray(py).reshape(shape)?)?;
-    columns.set_item("activations", examples.activations.into_pyarray(py).reshape(shape)?)?;
+    columns.set_item(
+        "activations",
+        examples.activations.into_pyarray(py).reshape(shape)?,
+    )?;
     columns.set_item("decile", examples.decile.into_pyarray(py))?;
     columns.set_item("split", examples.split.into_pyarray(py))?;
     columns.set_item("kind", examples.kind.into_pyarray(py))?;

@@ -32,6 +32,7 @@ impl Activity for OfIndex<'_> {
             found.extend(positions.iter().map(|&p| base - self.first + u64::from(p)));
             Ok(())
         })?;
+        self.index.intact()?;
         Ok(found)
     }
 
@@ -67,6 +68,7 @@ impl Corpus {
             segment.documents_into(0..segment.n_positions(), &mut documents)?;
             unmasked.extend((0..segment.n_positions()).map(|p| mask.get(p)));
         }
+        index.intact()?;
         let (sides, eligible) = (index.sides()?, index.eligible()?);
         Ok(Self::new(
             tokens,

@@ -137,7 +137,9 @@ impl OfLatent<'_> {
     fn pool(&mut self, pool: usize, n: usize) -> Result<()> {
         let (draw, stretches) = (self.draw, &self.stretches);
         let wanted = |window| draw.start(stretches.as_ref(), window, EXPLAIN).is_some();
-        let strongest = self.ranked.strongest(pool.min(self.ranked.n() as usize), draw.sides, wanted)?;
+        let strongest =
+            self.ranked
+                .strongest(pool.min(self.ranked.n() as usize), draw.sides, wanted)?;
         let key = key(draw.seed, self.latent, POOL, 0);
         let in_order = draw.plan.explain.kind == ExplainKind::Top;
         let shuffled = Shuffle::new(key, strongest.len() as u64).take(n);
@@ -233,11 +235,13 @@ impl OfLatent<'_> {
     /// Sets the bits of the windows in which the latent is active.
     fn mark(&mut self, active: &mut Vec<u64>) -> Result<()> {
         active.resize(self.draw.sides.len().div_ceil(64), 0);
-        self.ranked.each_window(|window| active[window as usize / 64] |= 1 << (window % 64))
+        self.ranked
+            .each_window(|window| active[window as usize / 64] |= 1 << (window % 64))
     }
 
     fn unmark(&mut self, active: &mut [u64]) -> Result<()> {
-        self.ranked.each_window(|window| active[window as usize / 64] = 0)
+        self.ranked
+            .each_window(|window| active[window as usize / 64] = 0)
     }
 
     /// Eligible score-side windows in which the latent is silent; none of the rows from `first` on.
@@ -297,7 +301,9 @@ impl Draw<'_> {
             return Some(self.index.window_start(window));
         };
         let start = stretches.start(window)?;
-        self.frame.within(self.index, start, self.sides, side).then_some(start)
+        self.frame
+            .within(self.index, start, self.sides, side)
+            .then_some(start)
     }
 
     /// Where the text of a silent window begins, if it may be drawn.
@@ -307,7 +313,9 @@ impl Draw<'_> {
             return Some(start);
         }
         let start = self.frame.silent(start)?;
-        self.frame.within(self.index, start, self.sides, SCORE).then_some(start)
+        self.frame
+            .within(self.index, start, self.sides, SCORE)
+            .then_some(start)
     }
 
     /// Whether no posting lies in what is shown or within `margin` tokens of it in its context.

@@ -166,8 +166,9 @@ fn fill(
         return Ok(());
     }
     let active = rows.iter().enumerate();
-    let mut ranks: Vec<(u64, usize)> =
-        active.filter_map(|(at, row)| row.rank.map(|rank| (rank, at))).collect();
+    let mut ranks: Vec<(u64, usize)> = active
+        .filter_map(|(at, row)| row.rank.map(|rank| (rank, at)))
+        .collect();
     ranks.sort_unstable();
     Ranked::open(index, latent)?.read_each(&ranks, |row, offset, activation| {
         slots.activations[row * length + offset] = activation;

@@ -126,7 +126,10 @@ impl Stretches {
 
     /// Where the stretch of an activating window begins, if it is shown.
     pub(super) fn start(&self, window: u64) -> Option<u64> {
-        let at = self.views.binary_search_by_key(&window, |view| view.window).ok()?;
+        let at = self
+            .views
+            .binary_search_by_key(&window, |view| view.window)
+            .ok()?;
         self.views[at].shown.then_some(self.views[at].start)
     }
 }

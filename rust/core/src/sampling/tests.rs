@@ -108,8 +108,7 @@ impl<'a> Plain<'a> {
 
     fn on_side(&self, start: u64, side: u8) -> bool {
         let drawable = self.index.drawable().unwrap();
-        (start..start + self.length())
-            .all(|p| drawable[self.index.window_number(p)] == side)
+        (start..start + self.length()).all(|p| drawable[self.index.window_number(p)] == side)
     }
 
     fn silent(&self, from: u64, to: u64) -> bool {
@@ -124,8 +123,15 @@ impl<'a> Plain<'a> {
         let mut shown = Vec::new();
         for &(start, max, decile) in &self.ranked {
             let code_of = |activation| code::code(code::bf16_of(activation));
-            let inside = self.postings.iter().filter(|p| (start..start + window).contains(&p.0));
-            let peak = inside.clone().find(|p| code_of(p.1) == code::code(max)).unwrap().0;
+            let inside = self
+                .postings
+                .iter()
+                .filter(|p| (start..start + window).contains(&p.0));
+            let peak = inside
+                .clone()
+                .find(|p| code_of(p.1) == code::code(max))
+                .unwrap()
+                .0;
             let start = match (on_grid, self.plan.centred) {
                 (true, _) => start,
                 (_, true) => self.stretch(peak),
@@ -148,7 +154,11 @@ impl<'a> Plain<'a> {
             .filter(|&start| self.silent(start, start + window))
             .map(|start| {
                 let on_grid = self.length() == window && !self.plan.centred;
-                if on_grid { start } else { self.stretch(start + window / 2) }
+                if on_grid {
+                    start
+                } else {
+                    self.stretch(start + window / 2)
+                }
             })
             .filter(|&start| self.on_side(start, 1))
             .collect()
@@ -168,9 +178,16 @@ impl<'a> Plain<'a> {
         let found = rows(examples, latent, 0);
         let drawn: BTreeSet<u64> = found.iter().map(|&r| examples.start[r]).collect();
         prop_assert_eq!(drawn.len(), found.len());
-        prop_assert!(drawn.iter().all(|start| ranked.iter().any(|w| w.start == *start)));
+        prop_assert!(
+            drawn
+                .iter()
+                .all(|start| ranked.iter().any(|w| w.start == *start))
+        );
         let pool = plan.pool.min(n);
-        let in_pool = ranked[..pool].iter().filter(|w| drawn.contains(&w.start)).count();
+        let in_pool = ranked[..pool]
+            .iter()
+            .filter(|w| drawn.contains(&w.start))
+            .count();
         match plan.kind {
             ExplainKind::Uniform => prop_assert_eq!(drawn.len(), plan.n.min(n)),
             ExplainKind::Top => {
@@ -219,7 +236,10 @@ impl<'a> Plain<'a> {
             most += found;
         }
         prop_assert_eq!(most, scored.len());
-        let strongest = self.ranked.first().map_or(1.0, |row| code::decode(code::code(row.1)));
+        let strongest = self
+            .ranked
+            .first()
+            .map_or(1.0, |row| code::decode(code::code(row.1)));
         let bins = self.plan.bins;
         let mut in_bins = 0;
         for bin in 0..bins {
@@ -240,7 +260,10 @@ impl<'a> Plain<'a> {
             .filter(|&r| examples.decile[r] == 0);
         for list in &self.plan.negatives {
             let margin = list.margin as u64;
-            let there = left.iter().filter(|&&s| self.silent_around(s, margin)).count();
+            let there = left
+                .iter()
+                .filter(|&&s| self.silent_around(s, margin))
+                .count();
             for _ in 0..list.n.min(there) {
                 let row = next.next().unwrap();
                 prop_assert_eq!(examples.kind[row], 1);
@@ -260,10 +283,16 @@ fn check_columns(corpus: &Corpus, index: &Index, plan: &Plan, examples: &Example
         let latent = examples.latent[r];
         let first = (examples.start[r] - corpus.base()) as usize;
         let live = (first..first + width).find(|&p| corpus.mask[p]);
-        prop_assert_eq!(examples.document[r], live.map_or(NO_DOCUMENT, |p| corpus.documents[p]));
+        prop_assert_eq!(
+            examples.document[r],
+            live.map_or(NO_DOCUMENT, |p| corpus.documents[p])
+        );
         let plain = Plain::of(corpus, index, plan, latent);
         let shown = plain.shown(examples.split[r]);
-        let decile = shown.iter().find(|w| w.start == examples.start[r]).map_or(0, |w| w.decile);
+        let decile = shown
+            .iter()
+            .find(|w| w.start == examples.start[r])
+            .map_or(0, |w| w.decile);
         if examples.decile[r] > 0 || decile == 0 {
             prop_assert_eq!(examples.decile[r], decile);
         }
