@@ -90,7 +90,9 @@ impl Index {
                 let largest = values.iter().copied().max().unwrap_or(0);
                 counts.max_activation = crate::code::value(largest).max(counts.max_activation);
             }
-            let mut runs = segment.document_runs()?;
+            let (starts, ids) = segment.document_runs()?;
+            let ends = starts.iter().skip(1).copied().chain([u32::MAX]);
+            let mut runs = ends.zip(ids.iter().copied());
             let first = self.window_number(base);
             let (mut end, mut side) = (0, 0);
             let mut document = (0, 0);
@@ -102,10 +104,10 @@ impl Index {
                     counts.windows[side] += 1;
                 }
                 while position >= document.0 {
-                    let Some((_, end, id)) = runs.next() else {
+                    let Some(next) = runs.next() else {
                         break;
                     };
-                    document = (end, id);
+                    document = next;
                 }
                 push_new(&mut documents[2], document.1);
                 if side < 2 {
