@@ -42,7 +42,6 @@ class Plain:
             "first_context": self.first_context,
             "segment_contexts": self.segment_contexts,
             "split_seed": self.split_seed,
-            "lossless": True,
             "attributes": {"hookpoint": "h.0"},
         }
 

@@ -114,7 +114,8 @@ impl Index {
 
     /// The share of score-side windows that are not eligible; 0 where there are none.
     pub fn overlap_share(&self) -> Result<f64> {
-        let count = |sides: &[u8]| sides.iter().filter(|&&side| side == SCORE).count();
+        let count =
+            |sides: &[u8]| -> usize { sides.iter().map(|&side| usize::from(side == SCORE)).sum() };
         let (windows, left) = (count(self.sides()?), count(self.drawable()?));
         Ok(if windows == 0 {
             0.0
@@ -212,7 +213,7 @@ impl Index {
                 })
             })
             .collect();
-        let parts: Vec<Result<Vec<T>>> = chunks.par_iter().map(|chunk| work(chunk)).collect();
+        let parts: Vec<Result<Vec<T>>> = chunks.par_iter().map(work).collect();
         let mut all = Vec::new();
         for part in parts {
             all.extend(part?);
