@@ -29,6 +29,7 @@ class Golden:
     context_length: int
     window: int
     latents: dict[str, int]  # by hookpoint; "" has no folder of its own
+    shares: tuple[int, ...]  # of 1,000 positions, at how many each latent is active
     lossless: bool = False
     wide: bool = False  # whether some token does not fit 16 bits
     more: dict = field(default_factory=dict)
@@ -65,9 +66,8 @@ class Golden:
         strength, where = self.draw(purpose, n, latents), self.draw(purpose + 1, n, latents)
         octaves = (strength >> np.uint64(61)).astype(np.int32)
         values = np.ldexp(1 + (strength % np.uint64(997)).astype(np.float64) / 997, octaves)
-        # From none over a few to nearly all positions.
-        share = [0, 30, 220, 900, 8][:latents]
-        dense = np.where(where % np.uint64(1_000) < np.uint64(share), values, 0)
+        shares = np.array(self.shares[:latents], np.uint64)
+        dense = np.where(where % np.uint64(1_000) < shares, values, 0)
         dense[: n // 3, -1] *= 1e-30
         edges = dense[5 * self.context_length + 1 :, -1]
         edges[:4] = [SMALLEST, LARGEST, 3e-39, 1.0]
@@ -126,12 +126,19 @@ def as_stored(values, lossless):
 
 
 GOLDEN = {
-    "default": Golden(96, 16, 4, {"": 5}),
-    "lossless": Golden(12, 40, 20, {"": 5}, lossless=True, wide=True),
+    "default": Golden(96, 16, 4, {"": 4}, (0, 30, 230, 8)),
+    "lossless": Golden(12, 40, 20, {"": 5}, (0, 30, 220, 900, 8), lossless=True, wide=True),
     "two_segments": Golden(
-        40, 12, 1, {"": 4}, more={"first_context": 10, "segment_contexts": 32, "split_seed": 3}
+        40,
+        12,
+        1,
+        {"": 4},
+        (0, 30, 400, 8),
+        more={"first_context": 10, "segment_contexts": 32, "split_seed": 3},
     ),
-    "two_hookpoints": Golden(9, 64, 32, {"layers.0": 3, "layers.1": 5}, more={"split_seed": 1}),
+    "two_hookpoints": Golden(
+        6, 64, 32, {"layers.0": 3, "layers.1": 4}, (30, 900, 100, 8), more={"split_seed": 1}
+    ),
 }
 """By the name of the folder."""
 

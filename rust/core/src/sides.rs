@@ -199,7 +199,7 @@ impl Index {
     /// Works on all chunks of contexts in parallel; what they give stands in their order.
     fn in_chunks<T: Send>(
         &self,
-        work: impl Fn(&Chunk<'_>) -> Result<Vec<T>> + Sync,
+        work: impl Fn(&Chunk<'_>) -> Result<Vec<T>> + Sync + Send,
     ) -> Result<Vec<T>> {
         let size = (CHUNK / self.context_length()).max(1) * self.context_length();
         let chunks: Vec<Chunk<'_>> = self
