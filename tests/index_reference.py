@@ -159,7 +159,7 @@ def value_of(bf16):
 
 
 def decoded(bf16):
-    """What stands for them: three low bits are lost, and the middle of what they may have been stays.
+    """What stands for them: three low bits are lost, the middle of what they may have been stays.
 
     Of subnormal numbers, those with one bit alone.
     """

@@ -126,7 +126,7 @@ def as_stored(values, lossless):
 
 
 GOLDEN = {
-    "default": Golden(96, 16, 4, {"": 4}, (0, 30, 230, 8)),
+    "default": Golden(64, 16, 2, {"": 4}, (0, 30, 750, 8)),
     "lossless": Golden(12, 40, 20, {"": 5}, (0, 30, 220, 900, 8), lossless=True, wide=True),
     "two_segments": Golden(
         40,
