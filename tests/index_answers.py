@@ -28,6 +28,8 @@ def latents(index):
 
 
 def samples(index, plan):
+    if plan.length is not None:
+        plan = plan.model_copy(update={"length": min(plan.length, index.context_length)})
     examples = index.sample(latents(index), plan, seed=3)
     columns = ("latent", "start", "tokens", "activations", "decile", "split", "kind", "document")
     shortfalls = sorted(map(str, examples.shortfalls.to_pylist()))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glossator.index import Index, IndexWriter
+from glossator.index import Index, IndexWriter, compact
 
 LENGTH, CONTEXTS = 8192, 38
 LATENTS = {"a": 6, "b": 300}
@@ -93,12 +93,16 @@ def build(corpus, order, say):
     """One build, which says what it is about to do."""
     os.environ["RAYON_NUM_THREADS"] = str(order["threads"])
     path = Path(order["path"])
+    if order["compact"]:
+        say("compact")
+        compact(path, durable=order["durable"])
+        return
     say("open")
     with IndexWriter(path, durable=order["durable"], **PARAMETERS) as writer:
         say(f"next {writer.next_context}")
         first = PARAMETERS["first_context"]
         context = writer.next_context if order["jump"] else first
-        while context < first + CONTEXTS:
+        while context < min(first + CONTEXTS, order["until"]):
             say("add")
             context = corpus.add(writer, context, order["way"])
         say("finish")
@@ -163,9 +167,10 @@ class Builds:
         self.process.stdout.close()
         self.process.wait()
 
-    def run(self, path, seconds=1e9, *, threads=1, jump=False, way=0, durable=True):
-        order = {"path": str(path), "seconds": seconds, "threads": threads}
-        order |= {"jump": jump, "way": way, "durable": durable}
+    def run(self, path, seconds=1e6, **options):
+        usual = {"threads": 1, "jump": False, "way": 0, "durable": True}
+        usual |= {"until": 2**63, "compact": False}
+        order = {"path": str(path), "seconds": seconds, **usual, **options}
         print(json.dumps(order), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glossator.index import NO_LATENT, Index, IndexWriter, document_sides
-from index_reference import corpora, corpus, folder_bytes, scratch_folders, side_of
+from index_reference import (
+    bf16_of,
+    corpora,
+    corpus,
+    folder_bytes,
+    scratch_folders,
+    side_of,
+    value_of,
+)
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -41,6 +49,38 @@ def test_postings_counts_and_text_are_those_that_were_added(scratch, plain):
     np.testing.assert_array_equal(documents, plain.documents[::-1])
     np.testing.assert_array_equal(mask, plain.mask[::-1])
     index.verify()
+
+
+@FEW
+@given(corpora())
+def test_a_lossless_index_gives_the_nearest_bfloat16(scratch, plain):
+    index = plain.index(scratch(), lossless=True)
+    assert index.precision == "bf16"
+    kept = value_of(plain.bf16())
+    for latent in range(plain.n_latents):
+        positions, activations = index.postings(latent)
+        np.testing.assert_array_equal(positions, plain.postings(latent)[0])
+        np.testing.assert_array_equal(activations, kept[positions - np.uint64(plain.base), latent])
+        starts, maxima, deciles = index.windows(latent)
+        expected = plain.windows(latent)
+        np.testing.assert_array_equal(starts, expected[0])
+        np.testing.assert_array_equal(maxima, plain.exact(latent))
+        np.testing.assert_array_equal(deciles, expected[2])
+
+
+def test_activations_of_any_size_come_back_within_one_part_in_32(scratch):
+    rng = np.random.default_rng(0)
+    plain = corpus(40, windows=64, n_latents=4)
+    normal = rng.integers(0x80_0000, 0x7F7F_8000, plain.dense.shape, dtype=np.uint32)
+    plain.dense = normal.view(np.float32)
+    codes, exact = plain.index(scratch()), plain.index(scratch(), lossless=True)
+    assert codes.precision == "code, 1/32"
+    given = plain.dense.reshape(-1, 4).astype(np.float64)
+    for latent in range(4):
+        relative = codes.postings(latent)[1] / given[:, latent] - 1
+        assert 0.02 < np.abs(relative).max() <= 1 / 32
+        bf16 = value_of(bf16_of(plain.dense.reshape(-1, 4)[:, latent]))
+        np.testing.assert_array_equal(exact.postings(latent)[1], bf16)
 
 
 @FEW

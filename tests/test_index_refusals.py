@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glossator.errors import CorruptIndexError, InputError
-from glossator.index import NO_DOCUMENT, Index, IndexWriter
+from glossator.index import NO_DOCUMENT, Index, IndexWriter, compact, join
 from index_reference import corpus, folder_bytes
 
 SHAPE = {"n_latents": 5, "context_length": 8, "window": 4, "segment_contexts": 3}
@@ -122,6 +122,33 @@ def test_a_bad_entry_is_refused_naming_the_place(tmp_path, entry, text):
 
 
 @pytest.mark.parametrize(
+    ("starts", "positions", "values", "text"),
+    [
+        ([0, 1, 1, 1, 1], [3], [1], "`starts` must hold 6, one more than latents"),
+        ([0, 1, 1, 1, 1, 1], [3], [1, 1], "and the others equally many"),
+        ([1, 1, 1, 1, 1, 1], [3], [1], "`starts` must ascend from 0 to the number of positions 1"),
+        ([0, 2, 1, 2, 2, 2], [3, 4], [1, 1], "`starts` must ascend from 0"),
+        ([0, 1, 1, 1, 1, 2], [3], [1], "`starts` must ascend from 0"),
+        ([[0]], [3], [1], "`starts` has shape (1, 1)"),
+        ([0, 2, 2, 2, 2, 2], [4, 3], [1, 1], "offset 3: the positions of latent 0 do not ascend"),
+        ([0, 0, 2, 2, 2, 2], [4, 4], [1, 1], "context 7, offset 4: latent 1 is given twice"),
+        ([0, 1, 1, 1, 1, 1], [16], [1], "latent 0 has position 16, which is not below 16"),
+        ([0, 1, 1, 1, 1, 1], [2**32], [1], "entry 0: `positions` is 4294967296"),
+        ([0, 0, 1, 1, 1, 1], [9], [-1], "context 8, offset 1: latent 1 has activation -1"),
+        ([0, 0, 1, 1, 1, 1], [9], [np.nan], "context 8, offset 1: latent 1 has activation NaN"),
+    ],
+)
+def test_bad_sorted_entries_are_refused_naming_the_place(tmp_path, starts, positions, values, text):
+    tokens = np.arange(16).reshape(2, 8)
+    with IndexWriter(tmp_path / "index", first_context=7, **SHAPE) as writer:
+        with pytest.raises(InputError) as caught:
+            writer.add_sorted(tokens, starts, positions, np.array(values, np.float32), [0, 1])
+        assert text in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert writer.next_context == 7
+
+
+@pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"context_length": 10}, "`context_length` 10 is not a multiple of `window` 4"),
@@ -154,6 +181,8 @@ def test_bad_parameters_are_refused_by_name_and_leave_nothing(tmp_path, changes,
         {"segment_contexts": 4},
         {"split_seed": 1},
         {"first_context": 1},
+        {"lossless": True},
+        {"text": "../text"},
         {"attributes": {"hookpoint": "h.1"}},
         {"attributes": {}},
     ],
@@ -194,6 +223,72 @@ def test_a_second_writer_is_refused_in_this_and_in_another_process(tmp_path):
     IndexWriter(tmp_path / "index", **SHAPE).abandon()
 
 
+def test_a_second_writer_of_a_shared_text_is_refused(tmp_path):
+    path = tmp_path / "run"
+    several = {**SHAPE, "n_latents": {"a": 2, "b": 3}}
+    beside = {**SHAPE, "text": "../text"}
+    with IndexWriter(path, **several):
+        for ask in (
+            lambda: IndexWriter(path, **several),
+            lambda: IndexWriter(path / "a", attributes={"hookpoint": "a"}, **beside),
+            lambda: compact(path),
+        ):
+            with pytest.raises(InputError, match="another writer is at work on the index"):
+                ask()
+    IndexWriter(path, **several).abandon()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "text", "segments", "building", "lock", "a/b", "a\0"])
+def test_hookpoints_whose_names_are_no_folders_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be the name of a folder") as caught:
+        IndexWriter(tmp_path / "run", **{**SHAPE, "n_latents": {"good": 2, name: 3}})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_do_not_fit_are_not_joined(tmp_path):
+    def part(name, first, **changes):
+        return corpus(4, first_context=first).build(tmp_path / name, **changes)
+
+    first, late, early = part("first", 0), part("late", 6), part("early", 3)
+    other, lossless = corpus(4, first_context=4, n_latents=6), part("lossless", 4, lossless=True)
+    other.build(tmp_path / "other")
+    with IndexWriter(tmp_path / "unfinished", **other.parameters) as writer:
+        writer.abandon()
+    out = tmp_path / "out"
+    for parts, text in [
+        ([], "there are no parts to join"),
+        ([tmp_path / "none"], f"there is no index at `{tmp_path / 'none'}`"),
+        ([first, late], "contexts 4 to 6 are missing"),
+        ([early, first], "contexts 3 to 4 are in two parts"),
+        ([first, first], "contexts 0 to 4 are in two parts"),
+        ([first, tmp_path / "other"], "`n_latents` 6, and 5 is asked for"),
+        ([first, lossless], "has `lossless` true"),
+        ([tmp_path / "unfinished"], "is not finished"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            join(parts, out)
+        assert text in str(caught.value)
+        assert not out.exists()
+    before = folder_bytes(early)
+    with pytest.raises(InputError, match="holds an index already"):
+        join([first], early)
+    assert folder_bytes(early) == before
+
+
+def test_compacting_is_refused_where_it_cannot_be(tmp_path):
+    plain = corpus(4)
+    with pytest.raises(InputError, match="there is no index at"):
+        compact(tmp_path / "none")
+    path = plain.build(tmp_path / "index")
+    with IndexWriter(path, **plain.parameters), pytest.raises(InputError, match="another writer"):
+        compact(path)
+    with IndexWriter(tmp_path / "run", **{**SHAPE, "n_latents": {"a": 2, "b": 3}}):
+        pass
+    with pytest.raises(InputError, match=r"shares its text .* compact the folder above it"):
+        compact(tmp_path / "run" / "a")
+
+
 def test_a_closed_writer_is_refused(tmp_path):
     writer = IndexWriter(tmp_path / "index", **SHAPE)
     writer.finish()
@@ -231,6 +326,20 @@ def test_a_newer_version_is_refused_naming_both(tmp_path):
     manifest.write_text(json.dumps(content))
     with pytest.raises(CorruptIndexError, match="has format `another`"):
         Index.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize("ask", [Index.open, lambda path: IndexWriter(path, **SHAPE), compact])
+def test_an_older_version_is_refused_in_one_line(tmp_path, ask):
+    path = tmp_path / "index"
+    path.mkdir()
+    (path / "manifest.json").write_text(
+        '{"format": "glossator-index", "version": 0, "windows": []}'
+    )
+    with pytest.raises(InputError) as caught:
+        ask(path)
+    said = "has format version 0, which this glossator no longer reads (it reads version 1); "
+    assert str(caught.value) == f"the index `{path}` {said}build the index again"
+    assert json.loads((path / "manifest.json").read_text())["version"] == 0
 
 
 def test_an_unfinished_index_is_opened_only_when_asked_for(tmp_path):
