@@ -80,7 +80,7 @@ impl Block {
 
 impl List<'_> {
     /// Where a block begins, and the window before its first one.
-    fn skip(&self, block: u32) -> (u64, u32) {
+    pub(super) fn skip(&self, block: u32) -> (u64, u32) {
         if block == 0 {
             return (0, 0);
         }
@@ -177,17 +177,31 @@ impl List<'_> {
     /// Decodes a block but for its hits.
     #[inline]
     pub(super) fn read_block(&self, number: u32, block: &mut Block) -> Result<(), Damaged> {
-        let damaged = Damaged("has hits that are out of range");
         block.first = number * BLOCK;
         let (len, at) = self.read_windows(number, &mut block.windows)?;
         block.len = len;
+        self.read_fields(at, len - 1, block)
+    }
+
+    /// Finds the fields of a block's hits, which begin at bit `at`; of a list that is dense and not
+    /// lossless, those of the windows up to `last` alone.
+    #[inline]
+    pub(super) fn read_fields(
+        &self,
+        at: u64,
+        last: usize,
+        block: &mut Block,
+    ) -> Result<(), Damaged> {
+        let damaged = Damaged("has hits that are out of range");
+        let len = block.len;
         let o = u64::from(self.shape.offset_bits());
         block.n_several = 0;
         block.others = 0;
         if self.dense {
             block.masks = at;
             let w = u64::from(self.shape.window);
-            for i in 0..len {
+            let counted = if self.shape.lossless { len } else { last + 1 };
+            for i in 0..counted {
                 let count = self.mask_ones(at + i as u64 * w).ok_or(damaged)?;
                 block.set_count(i, count);
             }
