@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::read::{Hits, List};
 use super::{BLOCK, Damaged};
-use crate::bits::low_mask;
+use crate::bits::{low_mask, width_of};
 
 /// Bits of a word that [`crate::bits::Bits::load`] fills wherever it begins.
 const WHOLE: u32 = 56;
@@ -25,9 +25,44 @@ impl List<'_> {
         block.len = (self.n - block.first).min(BLOCK) as usize;
         let hits_at = self.after_ones(high_at, block.len as u32).ok_or(damaged)?;
         let at = (rank % BLOCK) as usize;
-        self.read_fields(hits_at, at, &mut block)?;
-        self.read_hits(&block, at, block.skipped(at), hits)?;
+        let skipped = if self.dense && !self.shape.lossless {
+            self.skip_masks(hits_at, rank, &mut block)?
+        } else {
+            self.read_fields(hits_at, &mut block)?;
+            block.skipped(at)
+        };
+        self.read_hits(&block, at, skipped, hits)?;
         Ok(window)
+    }
+
+    /// Of a block whose masks begin at bit `at`: where its fields lie, how many hits the window with
+    /// this rank has, and the other hits before it with the bits of their codes.
+    fn skip_masks(&self, at: u64, rank: u32, block: &mut Block) -> Result<(u64, u64), Damaged> {
+        let damaged = Damaged("has hits that are out of range");
+        let width = u64::from(self.shape.window);
+        block.place_dense(at, width, self.shape.offset_bits());
+        let ones = |from: u32, to: u32| {
+            let begin = at + u64::from(from - block.first) * width;
+            let ones = self.count_ones(begin, u64::from(to - from) * width);
+            ones.checked_sub(u64::from(to - from)).ok_or(damaged)
+        };
+        let mut skipped = (0, 0);
+        for run in &self.runs[self.run_of(block.first)..] {
+            if run.first >= rank {
+                break;
+            }
+            let (from, to) = (
+                run.first.max(block.first),
+                (run.first + run.count).min(rank),
+            );
+            let others = ones(from, to)?;
+            skipped.0 += others;
+            skipped.1 += others * u64::from(width_of(u32::from(run.code - self.floor)));
+        }
+        let own = (rank - block.first) as usize;
+        block.counts[own] = ones(rank, rank + 1)? as u32 + 1;
+        block.rest_bits[own] = width_of(u32::from(self.code_at(rank) - self.floor)) as u8;
+        Ok(skipped)
     }
 
     /// Reads the windows with these ranks, ascending and below `n_windows`, and their hits; each
@@ -65,8 +100,9 @@ impl List<'_> {
         let (at, before) = self.skip(rank / BLOCK);
         // The low bits come first: of the windows before the rank's run, and of all.
         let (mut low_at, mut high_at) = (at, at);
-        let mut run = self.runs[self.run_of(first)];
-        for next in &self.runs[self.run_of(first)..] {
+        let runs = &self.runs[self.run_of(first)..];
+        let mut run = runs[0];
+        for next in runs {
             if next.first >= end {
                 break;
             }
@@ -82,9 +118,17 @@ impl List<'_> {
         let gaps = rank + 1 - start;
         let stop = self.after_ones(begin, gaps).ok_or(damaged)?;
         let (k, mask) = (run.gap_bits, low_mask(run.gap_bits));
-        let mut low = 0u64;
-        for gap in 0..u64::from(gaps) {
-            low += u64::from(self.blocks.load(low_at + gap * u64::from(k)) as u32 & mask);
+        // As many fields at a time as a word holds for certain.
+        let (mut low, mut left) = (0u64, if k == 0 { 0 } else { gaps });
+        while left > 0 {
+            let fields = (WHOLE / k).min(left);
+            let mut word = self.blocks.load(low_at);
+            for _ in 0..fields {
+                low += u64::from(word as u32 & mask);
+                word >>= k;
+            }
+            low_at += u64::from(fields * k);
+            left -= fields;
         }
         let high = stop - begin - u64::from(gaps);
         if high > u64::from(self.shape.n_windows) {
@@ -100,6 +144,18 @@ impl List<'_> {
             return Err(damaged);
         }
         Ok((window as u32, high_at))
+    }
+
+    /// The ones among `len` bits from bit `at` on.
+    fn count_ones(&self, mut at: u64, len: u64) -> u64 {
+        let end = at + len;
+        let mut ones = 0;
+        while at < end {
+            let bits = (end - at).min(u64::from(WHOLE)) as u32;
+            ones += u64::from((self.blocks.load(at) & (u64::MAX >> (64 - bits))).count_ones());
+            at += u64::from(bits);
+        }
+        ones
     }
 
     /// The bit after the next `n` ones from bit `at` on.
