@@ -86,7 +86,7 @@ class Drawable:
 
     def windows(self, side):
         """The activating ones, the strongest first."""
-        starts, maxima, deciles, numbers = self.found
+        _, maxima, deciles, numbers = self.found
         width, seen, shown = self.plain.window, set(), []
         for at in np.lexsort((numbers, -maxima.astype(np.float64))):
             first = int(numbers[at]) * width
@@ -104,7 +104,8 @@ class Drawable:
         """Where the silent ones' texts begin."""
         width = self.plain.window
         quiet = np.flatnonzero(~(self.column.reshape(-1, width) > 0).any(axis=1)).tolist()
-        starts = [w * width if self.on_grid else self.stretch(w * width + width // 2) for w in quiet]
+        middle = width // 2
+        starts = [w * width if self.on_grid else self.stretch(w * width + middle) for w in quiet]
         return {start + self.plain.base for start in starts if self.on_side(start, 1)}
 
     def silent(self, start, margin):

@@ -110,7 +110,9 @@ class IndexWriter:
         latents = n_latents if isinstance(n_latents, Mapping) else {"": n_latents}
         self._core = _core.IndexWriter(
             os.fspath(path),
-            n_latents=[(str(n), whole("n_latents", number, 2**32)) for n, number in latents.items()],
+            n_latents=[
+                (str(n), whole("n_latents", number, 2**32)) for n, number in latents.items()
+            ],
             context_length=self._context_length,
             window=whole("window", window, 2**32),
             first_context=whole("first_context", first_context, 2**64),

@@ -114,7 +114,8 @@ impl Index {
 
     /// The share of score-side windows that are not eligible; 0 where there are none.
     pub fn overlap_share(&self) -> Result<f64> {
-        let count = |sides: &[u8]| sides.iter().filter(|&&side| side == SCORE).count();
+        let is_score = |side: &&u8| **side == SCORE;
+        let count = |sides: &[u8]| sides.iter().filter(is_score).count();
         let (windows, left) = (count(self.sides()?), count(self.drawable()?));
         Ok(if windows == 0 {
             0.0
@@ -198,7 +199,7 @@ impl Index {
     /// Works on all chunks of contexts in parallel; what they give stands in their order.
     fn in_chunks<T: Send>(
         &self,
-        work: impl Fn(&Chunk<'_>) -> Result<Vec<T>> + Sync,
+        work: impl Fn(&Chunk<'_>) -> Result<Vec<T>> + Sync + Send,
     ) -> Result<Vec<T>> {
         let size = (CHUNK / self.context_length()).max(1) * self.context_length();
         let chunks: Vec<Chunk<'_>> = self
@@ -212,7 +213,7 @@ impl Index {
                 })
             })
             .collect();
-        let parts: Vec<Result<Vec<T>>> = chunks.par_iter().map(|chunk| work(chunk)).collect();
+        let parts: Vec<Result<Vec<T>>> = chunks.par_iter().map(work).collect();
         let mut all = Vec::new();
         for part in parts {
             all.extend(part?);

@@ -27,6 +27,9 @@ pub struct Top {
     pub exact: Vec<bool>,
 }
 
+/// Latent, start, activation, exact.
+type Row = (u32, u64, f32, bool);
+
 /// One of the strongest windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Strong {
@@ -46,7 +49,7 @@ impl Index {
     pub fn top(&self, latents: &[u32], n: usize, side: Option<u8>) -> Result<Top> {
         let sides = self.sides()?;
         let wanted = |window: u64| side.is_none_or(|side| sides[window as usize] == side);
-        let one = |&latent: &u32| -> Result<Vec<(u32, u64, f32, bool)>> {
+        let one = |&latent: &u32| -> Result<Vec<Row>> {
             let mut ranked = Ranked::open(self, latent)?;
             let strongest = ranked.strongest(n, sides, wanted)?;
             let row = |strong: &Strong| {
@@ -60,7 +63,7 @@ impl Index {
             };
             Ok(strongest.iter().map(row).collect())
         };
-        let parts: Vec<Result<Vec<(u32, u64, f32, bool)>>> = latents.par_iter().map(one).collect();
+        let parts: Vec<Result<Vec<Row>>> = latents.par_iter().map(one).collect();
         let mut top = Top::default();
         for part in parts {
             for (latent, start, activation, exact) in part? {

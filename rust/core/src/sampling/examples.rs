@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::draw::{Drawn, OfOne};
+use super::draw::OfOne;
 use super::plan::Shortfall;
 use super::stretch::Frame;
 use crate::batch::NO_DOCUMENT;
@@ -56,6 +56,10 @@ struct Slots<'a> {
 }
 
 /// Takes the first `n` elements off a slice.
+#[allow(
+    clippy::mut_mut,
+    reason = "the slice that is left takes the place of the whole"
+)]
 fn take<'a, T>(rest: &mut &'a mut [T], n: usize) -> &'a mut [T] {
     let (taken, left) = std::mem::take(rest).split_at_mut(n);
     *rest = left;

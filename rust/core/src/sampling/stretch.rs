@@ -58,7 +58,7 @@ impl Frame {
     /// The stretch of a window without a peak; none where the window before it has the same.
     pub(super) fn silent(self, start: u64) -> Option<u64> {
         let stretch = self.around_middle(start);
-        let first = start % self.context as u64 == 0;
+        let first = start.is_multiple_of(self.context as u64);
         (first || self.around_middle(start - self.window as u64) != stretch).then_some(stretch)
     }
 
