@@ -42,7 +42,6 @@ class Plain:
             "first_context": self.first_context,
             "segment_contexts": self.segment_contexts,
             "split_seed": self.split_seed,
-            "lossless": True,
             "attributes": {"hookpoint": "h.0"},
         }
 
@@ -160,7 +159,7 @@ def value_of(bf16):
 
 
 def decoded(bf16):
-    """What stands for them: three low bits are lost, and the middle of what they may have been stays.
+    """What stands for them: three low bits are lost, the middle of what they may have been stays.
 
     Of subnormal numbers, those with one bit alone.
     """

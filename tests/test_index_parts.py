@@ -1,5 +1,7 @@
 """Other ways into an index: sorted runs, several hookpoints at once, parts that are joined."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -64,7 +66,7 @@ def test_parts_are_joined_and_compacted_to_the_bytes_of_one_build(tmp_path, cuts
     latents, activations = plain.topk()
     whole = folder_bytes(plain.build(tmp_path / "whole"))
     parts = []
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in itertools.pairwise(cuts):
         rows, part = slice(begin, end), tmp_path / f"part {begin}"
         with IndexWriter(part, **{**plain.parameters, "first_context": begin}) as writer:
             writer.add(plain.tokens[rows], latents[rows], activations[rows], *text(plain, rows))
@@ -76,5 +78,5 @@ def test_parts_are_joined_and_compacted_to_the_bytes_of_one_build(tmp_path, cuts
         np.testing.assert_array_equal(index.postings(latent)[0], plain.postings(latent)[0])
     compact(tmp_path / "joined")
     assert folder_bytes(tmp_path / "joined") == whole
-    with pytest.raises(InputError, match="contexts 0 to .* are in two parts"):
+    with pytest.raises(InputError, match=r"contexts 0 to .* are in two parts"):
         join([parts[0], *parts], tmp_path / "twice")

@@ -104,8 +104,9 @@ class Drawable:
         """Where the silent ones' texts begin."""
         width = self.plain.window
         quiet = np.flatnonzero(~(self.column.reshape(-1, width) > 0).any(axis=1)).tolist()
-        middle = width // 2
-        starts = [w * width if self.on_grid else self.stretch(w * width + middle) for w in quiet]
+        starts = [
+            w * width if self.on_grid else self.stretch(w * width + width // 2) for w in quiet
+        ]
         return {start + self.plain.base for start in starts if self.on_side(start, 1)}
 
     def silent(self, start, margin):

@@ -58,7 +58,8 @@ class IndexWriter:
 
     As a context manager it finishes at the end of the block; after an exception it keeps what is on
     disk, which another writer goes on with. One writer per folder at a time. Memory is bounded
-    whatever the number of contexts: what is added is spilled to the folder until its segment is full.
+    whatever the number of contexts: what is added is spilled to the folder until its segment is
+    full.
 
     With several hookpoints, `n_latents` is a mapping from their names to their numbers of latents.
     Each has the index `path/<name>`; the text is stored once. `latents`, `activations` and the like
@@ -110,9 +111,7 @@ class IndexWriter:
         latents = n_latents if isinstance(n_latents, Mapping) else {"": n_latents}
         self._core = _core.IndexWriter(
             os.fspath(path),
-            n_latents=[
-                (str(n), whole("n_latents", number, 2**32)) for n, number in latents.items()
-            ],
+            n_latents=[(str(name), whole("n_latents", n, 2**32)) for name, n in latents.items()],
             context_length=self._context_length,
             window=whole("window", window, 2**32),
             first_context=whole("first_context", first_context, 2**64),
@@ -393,7 +392,7 @@ class Index:
     complete: bool
     """Whether the build reached its end."""
     precision: str
-    """Of activations: `bf16` in a lossless index, else `code, 1/32`: within 1/32 of what was given."""
+    """Of activations: `bf16` in a lossless index, else `code, 1/32`: within 1/32 of the given."""
 
     def __init__(self, path: str | os.PathLike[str], *, unfinished: bool = False) -> None:
         """As `Index.open`."""
@@ -481,7 +480,7 @@ class Index:
         """The n strongest windows of one latent or of each of several.
 
         The first 200 of a side are exact: in the order of their bf16, of equal ones by position.
-        Where more are asked for, they follow by their codes; so do windows that are of neither side,
+        Where more are asked for, they follow by their codes; so do windows of neither side,
         where no side is named.
 
         Raises:

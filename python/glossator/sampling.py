@@ -18,7 +18,6 @@ asked for and eligible. So what it costs grows with the sample, not with the lat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
@@ -48,9 +47,9 @@ class ExplainPlan(Record):
     """
 
     kind: Literal["uniform", "top", "top_of", "deciles", "mixture"] = "uniform"
-    """`uniform`: each window equally likely; `top`: the strongest of the side; `top_of`: some of its
-    `pool` strongest; `deciles`: n / 10 of each decile of the whole index, what is left over one each
-    from the strongest deciles down; `mixture`: `n_top` of the `pool` strongest and the rest uniform.
+    """`uniform`: each window equally likely; `top`: the strongest of the side; `top_of`: some of
+    its `pool` strongest; `deciles`: n / 10 of each decile of the whole index, what is left over one
+    each from the strongest deciles down; `mixture`: `n_top` of the `pool` strongest, then uniform.
     The first 200 of a side are ranked by their bf16, as `Index.top` says."""
     n: int = Field(default=40, ge=0, lt=_Limit)
     """Number of windows."""
@@ -87,8 +86,8 @@ class SamplingPlan(Record):
     per_decile: int = Field(default=5, ge=0, lt=_Limit)
     """The scorer's activating windows of each of the ten deciles."""
     per_bin: int = Field(default=0, ge=0, lt=_Limit)
-    """The scorer's activating windows of each of `bins` bins of equal width between 0 and the latent's
-    largest activation, by the window's largest; none that is drawn for a decile already."""
+    """The scorer's activating windows of each of `bins` bins of equal width between 0 and the
+    latent's largest activation, by the window's largest; none that a decile has drawn already."""
     bins: int = Field(default=20, ge=1, lt=_Limit)
     """Number of bins for `per_bin`."""
     negatives: tuple[NegativePlan, ...] = (NegativePlan(),)
@@ -143,8 +142,10 @@ class Examples:
 
     @property
     def shortfalls(self) -> pa.Table:
-        """Plans that a latent could not fill: latent, what (`explain`, `score`, `bins` or a kind of
-        negative), wanted and found (windows)."""
+        """Plans that a latent could not fill: latent, what, wanted and found (windows).
+
+        `what` is `explain`, `score`, `bins` or a kind of negative.
+        """
         columns = zip(*self.shortfall_rows, strict=True) if self.shortfall_rows else [()] * 4
         return pa.table(
             [pa.array(column, of.type) for column, of in zip(columns, _SHORTFALLS, strict=True)],

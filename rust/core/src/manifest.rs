@@ -22,8 +22,8 @@ pub const VERSION: u64 = 1;
 const MAX_LATENTS: u32 = 1 << 24;
 /// The largest number of tokens in a window.
 const MAX_WINDOW: u32 = 1 << 16;
-/// The largest number of positions in a segment, a little below 2^32.
-const MAX_POSITIONS: u64 = (1 << 32) - (1 << 16);
+/// The largest number of positions in a segment: a list's bits are counted in 32 bits.
+const MAX_POSITIONS: u64 = 1 << 27;
 /// The text's folder within the index folder.
 pub(crate) const TEXT: &str = "text";
 /// The text's folder beside the index folder.

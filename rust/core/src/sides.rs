@@ -114,8 +114,8 @@ impl Index {
 
     /// The share of score-side windows that are not eligible; 0 where there are none.
     pub fn overlap_share(&self) -> Result<f64> {
-        let is_score = |side: &&u8| **side == SCORE;
-        let count = |sides: &[u8]| sides.iter().filter(is_score).count();
+        let count =
+            |sides: &[u8]| -> usize { sides.iter().map(|&side| usize::from(side == SCORE)).sum() };
         let (windows, left) = (count(self.sides()?), count(self.drawable()?));
         Ok(if windows == 0 {
             0.0

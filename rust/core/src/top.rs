@@ -39,6 +39,9 @@ pub(crate) struct Strong {
     pub(crate) exact: Option<u16>,
 }
 
+/// Latent, start, activation, and whether it is exact.
+type Row = (u32, u64, f32, bool);
+
 impl Index {
     /// The `n` strongest windows of each latent, of one side (0 explain, 1 score) or of all.
     ///

@@ -56,10 +56,7 @@ struct Slots<'a> {
 }
 
 /// Takes the first `n` elements off a slice.
-#[allow(
-    clippy::mut_mut,
-    reason = "the slice that is left takes the place of the whole"
-)]
+#[allow(clippy::mut_mut)] // the slice that is left is put in the place of the one there was
 fn take<'a, T>(rest: &mut &'a mut [T], n: usize) -> &'a mut [T] {
     let (taken, left) = std::mem::take(rest).split_at_mut(n);
     *rest = left;

@@ -287,8 +287,8 @@ fn check_columns(corpus: &Corpus, index: &Index, plan: &Plan, examples: &Example
             examples.document[r],
             live.map_or(NO_DOCUMENT, |p| corpus.documents[p])
         );
-        let of_latent = Plain::of(corpus, index, plan, latent);
-        let shown = of_latent.shown(examples.split[r]);
+        let simple = Plain::of(corpus, index, plan, latent);
+        let shown = simple.shown(examples.split[r]);
         let decile = shown
             .iter()
             .find(|w| w.start == examples.start[r])
