@@ -27,9 +27,6 @@ pub struct Top {
     pub exact: Vec<bool>,
 }
 
-/// Latent, start, activation, exact.
-type Row = (u32, u64, f32, bool);
-
 /// One of the strongest windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Strong {
