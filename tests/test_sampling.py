@@ -447,7 +447,7 @@ def test_histograms_and_membership_equal_the_plain_ones(scratch, plain):
         values, counts = np.unique(maxima, return_counts=True)
         rows = histogram.latent == latent
         np.testing.assert_array_equal(histogram.activation[rows], values[::-1])
-        np.testing.assert_array_equal(histogram.count[rows], counts[::-1])
+        np.testing.assert_array_equal(histogram.windows[rows], counts[::-1])
         active = index.active(latent, places + plain.base)
         np.testing.assert_array_equal(active, np.isin(places // plain.window, numbers))
 

@@ -356,8 +356,8 @@ class Histogram(NamedTuple):
     """[m] 8-bit code of the windows' largest activations, 16 to an octave."""
     activation: npt.NDArray[np.float32]
     """[m] the activation that stands for the code, within 1/32."""
-    count: npt.NDArray[np.uint64]
-    """[m] windows."""
+    windows: npt.NDArray[np.uint64]
+    """[m] how many windows."""
 
 
 class Index:

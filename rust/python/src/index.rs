@@ -170,7 +170,7 @@ impl Index {
         columns.set_item("latent", histogram.latent.into_pyarray(py))?;
         columns.set_item("code", histogram.code.into_pyarray(py))?;
         columns.set_item("activation", histogram.activation.into_pyarray(py))?;
-        columns.set_item("count", histogram.count.into_pyarray(py))?;
+        columns.set_item("windows", histogram.count.into_pyarray(py))?;
         Ok(columns)
     }
 
