@@ -42,8 +42,8 @@ PROGRAM = textwrap.dedent(
                 at = writer.next_context
                 for _ in range(draw.randrange(3)):
                     rows = slice(at, at + draw.randrange(1, 4))
-                    text = (plain.documents[rows], plain.mask[rows])
-                    writer.add(plain.tokens[rows], latents[rows], activations[rows], *text, context=at)
+                    given = (plain.tokens, latents, activations, plain.documents, plain.mask)
+                    writer.add(*(array[rows] for array in given), context=at)
                     at += len(plain.tokens[rows])
                 if draw.random() < 0.2:
                     writer.abandon()

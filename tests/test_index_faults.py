@@ -1,72 +1,25 @@
-"""Killed, truncated, flipped: an index is complete, resumable or named as damaged; never wrong."""
+"""Left, cut off, flipped: an index is complete, resumable or named as damaged; never wrong."""
 
 import json
+import os
+import random
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 
-import numpy as np
 import pytest
 
-from glossator.errors import CorruptIndexError, GlossatorError
-from glossator.index import Index, IndexWriter
-from glossator.sampling import SamplingPlan
-from index_reference import corpus, folder_bytes
-
-PROGRAM = textwrap.dedent(
-    """
-    import json, sys
-    import numpy as np
-    from glossator.index import IndexWriter
-    given = np.load(sys.argv[2])
-    parameters = json.loads(sys.argv[3])
-    print("ready", flush=True)
-    with IndexWriter(sys.argv[1], **parameters) as writer:
-        for at in range(len(given["tokens"])):
-            writer.add(*(given[name][at : at + 1] for name in NAMES))
-    """
-)
+from glossator.errors import CorruptIndexError, GlossatorError, InputError
+from glossator.index import Index, IndexWriter, compact
+from index_answers import answers, data_files, opened, wrong_answers
+from index_reference import corpus, folder_bytes, scratch_folders
 
 
-def start(path, arrays, parameters):
-    program = f"NAMES = ['tokens', 'latents', 'activations', 'documents']\n{PROGRAM}"
-    command = [sys.executable, "-c", program, str(path), str(arrays), json.dumps(parameters)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
-def test_a_build_killed_at_any_instant_resumes_to_the_same_bytes(tmp_path):
-    plain = corpus(50, segment_contexts=2)
-    latents, activations = plain.topk()
-    arrays = tmp_path / "given.npz"
-    text = {"tokens": plain.tokens, "documents": plain.documents}
-    np.savez(arrays, **text, latents=latents, activations=activations)
-    began = time.perf_counter()
-    plain.build(tmp_path / "whole", batches=[1])
-    seconds = time.perf_counter() - began
-    whole = folder_bytes(tmp_path / "whole")
-    rng, unfinished = np.random.default_rng(0), 0
-    for turn in range(3):
-        path = tmp_path / str(turn)
-        for _ in range(5):
-            with start(path, arrays, plain.parameters) as child:
-                time.sleep(rng.uniform(0, seconds / 2))
-                child.send_signal(signal.SIGKILL)
-            if (path / "manifest.json").exists():
-                index = Index.open(path, unfinished=True)
-                index.verify()
-                unfinished += not index.complete
-                for latent in range(plain.n_latents):
-                    positions, _ = plain.postings(latent)
-                    there = positions < index.n_contexts * index.context_length
-                    np.testing.assert_array_equal(index.postings(latent)[0], positions[there])
-        plain.build(path, batches=[5, 2])
-        assert folder_bytes(path) == whole
-    assert unfinished > 0
+@pytest.fixture
+def scratch():
+    with scratch_folders() as folders:
+        yield folders
 
 
 def test_the_jump_to_the_first_uncommitted_context_ends_in_the_same_bytes(tmp_path):
@@ -117,84 +70,64 @@ def test_what_was_never_committed_is_removed_and_foreign_files_stay(tmp_path):
     assert (segments / "notes").is_dir()
 
 
-def test_a_full_disk_is_one_clear_line_and_the_build_goes_on_later(tmp_path):
-    resource = pytest.importorskip("resource", reason="POSIX limits a file's size, nothing else")
-    plain = corpus(40, segment_contexts=20, windows=8, n_latents=20)
-    whole = folder_bytes(plain.build(tmp_path / "whole"))
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, old[1]))
-        with pytest.raises(GlossatorError, match=r"cannot write `.*`: File too large"):
-            plain.build(tmp_path / "index")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert not list((tmp_path / "index" / "segments").iterdir())
-    assert folder_bytes(plain.build(tmp_path / "index")) == whole
+def damaged_index(path):
+    """An index of two segments, and all that it says."""
+    corpus(7, windows=8, segment_contexts=4, first_context=1).build(path, durable=False)
+    return answers(Index.open(path))
 
 
-def answers(path):
-    """All that an index says."""
-    index = Index.open(path)
-    examples = index.sample(np.arange(index.n_latents), SamplingPlan(), seed=3)
-    said = [index.counts(), index.deciles(), index.sides(), index.eligible()]
-    said += [array for latent in range(index.n_latents) for array in index.postings(latent)]
-    said += list(index.contexts(np.arange(index.n_contexts)))
-    said += list(index.summary().values())
-    said += [examples.start, examples.tokens, examples.activations, examples.mask]
-    return [*(array.tobytes() for array in said), index.attributes, index.split_seed]
+def segment_of(file):
+    return int(file.parent.name)
 
 
-def answers_or_error(path):
-    try:
-        return answers(path)
-    except GlossatorError as error:
-        return error
-
-
-def damaged_copies(tmp_path, plain):
-    path = plain.build(tmp_path / "index")
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != "lock":
-            yield path, file, file.read_bytes()
-
-
-def test_a_flipped_byte_never_gives_another_answer(tmp_path):
-    plain = corpus(7, windows=8)
-    expected = None
-    rng = np.random.default_rng(0)
-    damaged = 0
-    for path, file, content in damaged_copies(tmp_path, plain):
-        expected = expected or answers(path)
-        for at in rng.choice(len(content), size=min(len(content), 25), replace=False):
+def test_every_byte_flipped_is_named_and_gives_no_other_answer(scratch):
+    draw = random.Random(0)
+    path = scratch()
+    expected = damaged_index(path)
+    turn = 0
+    for file in data_files(path):
+        content = file.read_bytes()
+        for at in range(len(content)):
+            turn += 1
             changed = bytearray(content)
-            changed[at] ^= 1 << rng.integers(8)
+            changed[at] ^= 1 << draw.randrange(8)
             file.write_bytes(changed)
-            said = answers_or_error(path)
-            if isinstance(said, GlossatorError):
-                damaged += 1
-                if file.name != "manifest.json":
-                    assert isinstance(said, CorruptIndexError)
-                    segment = int(file.parent.name)
-                    assert f"segment {segment}, file `{file.name}`" in str(said)
-            else:
-                assert said == expected, f"{file} at {at}"
-            if file.name not in ("manifest.json", "hashes.u64"):
-                with pytest.raises(CorruptIndexError, match=f"file `{file.name}`"):
-                    Index.open(path).verify()
+            if file.name == "manifest.json":
+                check_flipped_manifest(path, bytes(changed), content)
+                continue
+            with pytest.raises(CorruptIndexError) as caught:
+                Index.open(path).verify()
+            assert f"segment {segment_of(file)}, file `{file.name}`" in str(caught.value)
+            assert wrong_answers(opened(path), expected, turn) == [], f"{file} at {at}"
         file.write_bytes(content)
-    assert damaged > 300
-    assert answers(path) == expected
+    assert turn > 3000
+    assert answers(Index.open(path)) == expected
 
 
-def test_a_truncated_or_missing_file_is_named(tmp_path):
-    plain = corpus(7, windows=8)
-    for path, file, content in damaged_copies(tmp_path, plain):
-        for size in {0, 1, len(content) // 2, len(content.rstrip(b"\n")) - 1}:
-            file.write_bytes(content[:size])
-            with pytest.raises(CorruptIndexError, match=file.name):
+def check_flipped_manifest(path, changed, content):
+    """A version of another digit is another version; everything else is damaged."""
+    try:
+        versions = [json.loads(text)["version"] for text in (changed, content)]
+    except (ValueError, KeyError):
+        versions = [1, 1]
+    refusal = CorruptIndexError if versions[0] == versions[1] else InputError
+    with pytest.raises(refusal, match=r"manifest\.json|format version"):
+        Index.open(path)
+
+
+def test_every_truncation_is_named(scratch):
+    path = scratch()
+    expected = damaged_index(path)
+    for file in data_files(path):
+        content = file.read_bytes()
+        os.truncate(file, len(content))
+        for size in range(len(content) - 1, -1, -1):
+            os.truncate(file, size)
+            if content[size:] == b"\n":
+                continue  # The manifest says all that it said.
+            with pytest.raises(CorruptIndexError, match=file.name) as caught:
                 Index.open(path)
+            assert "\n" not in str(caught.value)
         file.write_bytes(content + b"\0")
         with pytest.raises(CorruptIndexError, match=file.name):
             Index.open(path)
@@ -203,6 +136,88 @@ def test_a_truncated_or_missing_file_is_named(tmp_path):
         with pytest.raises(GlossatorError, match=name):
             Index.open(path)
         file.write_bytes(content)
+    assert answers(Index.open(path)) == expected
+
+
+SHRINKS = textwrap.dedent(
+    """
+    import os, pathlib, sys
+    from glossator.errors import CorruptIndexError
+    from glossator.index import Index
+    from index_answers import QUESTIONS, answers, data_files, plain_bytes, wrong_answers
+    from index_reference import corpus
+
+    path = pathlib.Path(sys.argv[1])
+    plain = corpus(64, windows=128, n_latents=16, segment_contexts=60)
+    plain.build(path, durable=False)
+    expected = answers(Index.open(path))
+    files = [file for file in data_files(path) if file.name not in ("manifest.json", "pages.u64")]
+    assert max(file.stat().st_size for file in files) > 1 << 17
+    turn, noticed = 0, 0
+    for file in files:
+        content = file.read_bytes()
+        for share, touched in ((0.0, True), (0.5, True), (0.9, False), (0.0, False)):
+            index = Index.open(path)
+            if touched:
+                assert answers(index) == expected
+            os.truncate(file, int(share * len(content)))
+            turn += 1
+            wrong = wrong_answers(lambda: index, expected, turn)
+            assert not wrong, (file, share, touched, wrong)
+            try:
+                index.verify()
+            except CorruptIndexError as error:
+                assert file.name in str(error), (file, error)
+                noticed += 1
+            file.write_bytes(content)
+    assert noticed == turn, (noticed, turn)
+    assert answers(Index.open(path)) == expected
+    print("whole", turn)
+    """
+)
+
+
+def test_files_that_shrink_while_they_are_mapped_are_errors_and_no_signal(scratch):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", SHRINKS, str(scratch())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert done.stdout.startswith("whole")
+
+
+def test_a_copy_in_any_order_opens_whole_or_is_refused(scratch):
+    """File by file over nothing, over the index as it was, and over it before it was compacted."""
+    plain = corpus(11, segment_contexts=4)
+    latents, activations = plain.topk()
+    before, after, merged = scratch(), scratch(), scratch()
+    with IndexWriter(before, **plain.parameters) as writer:
+        writer.add(plain.tokens[:6], latents[:6], activations[:6], plain.documents[:6])
+    shutil.copytree(before, after)
+    plain.build(after)
+    shutil.copytree(after, merged)
+    compact(merged)
+    whole = [answers(Index.open(path)) for path in (before, after, merged)]
+    assert whole[1] == whole[2] != whole[0]
+    draw = random.Random(0)
+    for target, source in [(None, after), (before, after), (after, merged), (before, merged)] * 8:
+        copy = scratch()
+        if target is not None:
+            shutil.copytree(target, copy)
+        files = [*data_files(source), source / "lock"]
+        draw.shuffle(files)
+        for file in files:
+            place = copy / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            content = file.read_bytes()
+            for part in (content[: len(content) // 2], content):
+                place.write_bytes(part)
+                try:
+                    found = answers(Index.open(copy))
+                except GlossatorError:
+                    continue
+                assert found in whole
+        assert found == whole[1]
+        Index.open(copy).verify()
 
 
 def test_a_damaged_index_is_not_gone_on_with(tmp_path):

@@ -5,10 +5,16 @@
 //!
 //! | module | the question it answers |
 //! |---|---|
-//! | `batch` | what may be added, and which row is refused |
-//! | `writer` | how do contexts become segments, and what if the process is killed |
-//! | `segment` | what is in a segment's files |
+//! | `code` | what is kept of an activation |
+//! | `bits`, `list` | how do one latent's postings become bytes, and how is one window of them read |
+//! | `mapped`, `files` | is a file what was written, and still there |
 //! | `manifest` | what belongs to the index |
+//! | `segment`, `text` | what is in a segment's files |
+//! | `batch`, `check` | what may be added, and which row is refused |
+//! | `runs`, `spill`, `build` | how do batches become lists in bounded memory |
+//! | `writer` | how do contexts become segments, and what if the process is killed |
+//! | `folder` | whose folder is it, and what was left in it |
+//! | `join`, `compact` | how do parts become one index, and partial segments whole ones |
 //! | `index` | what was stored |
 //! | `ranked` | which window has a rank, and which rank a decile |
 //! | `windows` | where is a latent active, and how strongly, window by window |

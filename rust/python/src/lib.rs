@@ -26,7 +26,42 @@ mod _core {
     #[pymodule_export]
     use crate::writer::{IndexWriter, compact, join};
 
+    /// Says in one line what would otherwise be an illegal instruction later.
+    #[pymodule_init]
+    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        if super::has_its_instructions() {
+            return Ok(());
+        }
+        Err(pyo3::exceptions::PyImportError::new_err(
+            "this build of glossator needs a processor with AVX2 and BMI2 (Haswell, Zen or later); \
+             build it from source with RUSTFLAGS='-C target-cpu=native'",
+        ))
+    }
+
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's own name for it")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+}
+
+/// Whether the processor has what `.cargo/config.toml` lets the compiler use.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+fn has_its_instructions() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    // `is_x86_feature_detected` is true by definition in a build that uses the feature.
+    #[allow(unused_unsafe)] // a safe call since Rust 1.93
+    // SAFETY: every processor of this architecture has the instruction.
+    let features = unsafe {
+        if __cpuid(0).eax < 7 {
+            return false;
+        }
+        __cpuid_count(7, 0).ebx
+    };
+    let (avx2, bmi1, bmi2) = (1 << 5, 1 << 3, 1 << 8);
+    features & (avx2 | bmi1 | bmi2) == avx2 | bmi1 | bmi2
+}
+
+/// Other builds use what every processor of their architecture has.
+#[cfg(not(all(target_arch = "x86_64", target_feature = "avx2")))]
+fn has_its_instructions() -> bool {
+    true
 }
