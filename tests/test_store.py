@@ -20,7 +20,8 @@ EXPLANATION = Explanation.of("layer.0", 3, "rules", "Activates on « x »", Rule
 def _value(field):
     kind = field.type
     if pa.types.is_list(kind):
-        integers = st.integers(-(2**63), 2**63 - 1)
+        tokens = kind.value_type == pa.uint32()
+        integers = st.integers(0, 2**32 - 1) if tokens else st.integers(-(2**63), 2**63 - 1)
         floats = st.floats(-6e4, 6e4, width=16)
         return st.lists(integers if pa.types.is_integer(kind.value_type) else floats, max_size=3)
     if kind == pa.bool_():

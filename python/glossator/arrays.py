@@ -46,6 +46,8 @@ def to_numpy(name: str, value: Any) -> Array:  # noqa: ANN401 - whatever the cal
 
 def flat_ids(name: str, value: npt.ArrayLike, dtype: type[np.unsignedinteger[Any]]) -> Array:
     """A list of ids."""
+    if type(value) is np.ndarray and value.dtype == dtype and value.ndim == 1:
+        return np.ascontiguousarray(value)
     array = to_numpy(name, value)
     if array.ndim != 1:
         raise InputError(f"`{name}` has shape {array.shape}; it must have one dimension")

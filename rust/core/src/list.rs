@@ -46,6 +46,7 @@
 mod block;
 mod divide;
 mod encode;
+mod one;
 mod postings;
 mod read;
 #[cfg(test)]

@@ -15,8 +15,6 @@ use crate::segment::Segment;
 /// Looking up one window decodes a block of the list: after as many look-ups as decode this part of
 /// the list, all windows are decoded, so that the cost of many is bounded.
 const LOOK_UP: u64 = 64;
-/// Lists with fewer windows than this for each one asked for are read whole.
-const WHOLE: u64 = 64;
 
 /// The windows of one latent. Opening it costs as much as its lists have runs.
 pub(crate) struct Ranked<'a> {
@@ -177,34 +175,22 @@ impl<'a> Ranked<'a> {
         if self.parts.len() > 1 {
             of_part.sort_unstable();
         }
-        let mut hits = Hits::default();
+        let mut local = Vec::new();
         for wanted in of_part.chunk_by(|a, b| a.0 == b.0) {
             let part = &self.parts[wanted[0].0 as usize];
             let shape = part.list.shape();
             let mut outside = false;
-            let mut take = |item: usize, hits: &Hits| {
+            local.clear();
+            local.extend(wanted.iter().map(|wanted| wanted.1));
+            let read = part.list.read_each(&local, |at, _, hits| {
                 for (&offset, &bf16) in hits.offsets.iter().zip(&hits.values) {
                     if offset < shape.window {
-                        visit(item, offset as usize, shape.activation(bf16));
+                        visit(wanted[at].2, offset as usize, shape.activation(bf16));
                     } else {
                         outside = true;
                     }
                 }
-            };
-            let read = if u64::from(part.list.n_windows()) < WHOLE * wanted.len() as u64 {
-                let mut next = wanted.iter().peekable();
-                part.list.for_each(|rank, _, hits| {
-                    while let Some(&(_, _, item)) = next.next_if(|wanted| wanted.1 == rank) {
-                        take(item, hits);
-                    }
-                })
-            } else {
-                wanted.iter().try_for_each(|&(_, local, item)| {
-                    part.list.read(local, &mut hits)?;
-                    take(item, &hits);
-                    Ok(())
-                })
-            };
+            });
             read.map_err(|d| self.damaged(part, d))?;
             if outside {
                 return Err(self.damaged(part, Damaged("has an offset that is out of range")));

@@ -21,7 +21,7 @@ pub use plan::{ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Short
 
 use crate::error::Result;
 use crate::index::Index;
-use draw::{Draw, Drawn};
+use draw::{Draw, OfOne};
 use stretch::Frame;
 
 impl Index {
@@ -55,15 +55,9 @@ impl Index {
                 .map_init(Vec::new, |active, &latent| draw.latent(latent, active))
                 .collect(),
         };
-        let mut rows = Vec::with_capacity(drawn.len());
-        let mut shortfalls = Vec::new();
-        for (latent, one) in latents.into_iter().zip(drawn) {
-            let (drawn, short) = one?;
-            rows.push((latent, drawn));
-            shortfalls.extend(short);
-        }
-        let mut examples = Examples::read(self, frame, &rows)?;
-        examples.shortfalls = shortfalls;
+        let drawn: Vec<OfOne> = drawn.into_iter().collect::<Result<_>>()?;
+        let mut examples = Examples::read(self, frame, &drawn)?;
+        examples.shortfalls = drawn.into_iter().flat_map(|one| one.shortfalls).collect();
         self.intact()?;
         Ok(examples)
     }

@@ -46,6 +46,15 @@ impl Block {
         }
     }
 
+    /// Where the fields of a dense block lie, whose masks of `width` bits begin at bit `at`.
+    pub(super) fn place_dense(&mut self, at: u64, width: u64, offset_bits: u32) {
+        self.masks = at;
+        self.peaks = at + self.len as u64 * width;
+        self.offsets = self.peaks + self.len as u64 * u64::from(offset_bits);
+        self.codes = self.offsets;
+        self.lows = self.codes;
+    }
+
     #[inline]
     fn set_count(&mut self, i: usize, count: u32) {
         self.counts[i] = count;
@@ -80,7 +89,7 @@ impl Block {
 
 impl List<'_> {
     /// Where a block begins, and the window before its first one.
-    fn skip(&self, block: u32) -> (u64, u32) {
+    pub(super) fn skip(&self, block: u32) -> (u64, u32) {
         if block == 0 {
             return (0, 0);
         }
@@ -177,23 +186,27 @@ impl List<'_> {
     /// Decodes a block but for its hits.
     #[inline]
     pub(super) fn read_block(&self, number: u32, block: &mut Block) -> Result<(), Damaged> {
-        let damaged = Damaged("has hits that are out of range");
         block.first = number * BLOCK;
         let (len, at) = self.read_windows(number, &mut block.windows)?;
         block.len = len;
+        self.read_fields(at, block)
+    }
+
+    /// Finds the fields of a block's hits, which begin at bit `at`.
+    #[inline]
+    pub(super) fn read_fields(&self, at: u64, block: &mut Block) -> Result<(), Damaged> {
+        let damaged = Damaged("has hits that are out of range");
+        let len = block.len;
         let o = u64::from(self.shape.offset_bits());
         block.n_several = 0;
         block.others = 0;
         if self.dense {
-            block.masks = at;
             let w = u64::from(self.shape.window);
             for i in 0..len {
                 let count = self.mask_ones(at + i as u64 * w).ok_or(damaged)?;
                 block.set_count(i, count);
             }
-            block.peaks = at + len as u64 * w;
-            block.offsets = block.peaks + len as u64 * o;
-            block.codes = block.offsets;
+            block.place_dense(at, w, self.shape.offset_bits());
         } else {
             let mut reader = BitReader {
                 bits: self.blocks,

@@ -161,22 +161,6 @@ impl<'a> List<'a> {
         Ok(())
     }
 
-    /// The window with this rank, below `n_windows`.
-    pub fn window_at(&self, rank: u32) -> Result<u32, Damaged> {
-        let mut windows = [0; BLOCK as usize];
-        self.read_windows(rank / BLOCK, &mut windows)?;
-        Ok(windows[(rank % BLOCK) as usize])
-    }
-
-    /// The window with this rank, below `n_windows`, and its hits.
-    pub fn read(&self, rank: u32, hits: &mut Hits) -> Result<u32, Damaged> {
-        let mut block = Block::empty();
-        self.read_block(rank / BLOCK, &mut block)?;
-        let at = (rank % BLOCK) as usize;
-        self.read_hits(&block, at, block.skipped(at), hits)?;
-        Ok(block.windows[at])
-    }
-
     /// The ranks whose maxima are kept exactly, ascending, with their bf16.
     ///
     /// Among them are the 200 strongest windows of the explain side and those of the score side. All

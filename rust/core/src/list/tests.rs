@@ -140,6 +140,24 @@ proptest! {
             prop_assert_eq!(list.code_at(rank), top_code(given));
             let offsets: Vec<u32> = given.iter().map(|&(offset, _)| offset).collect();
             prop_assert_eq!(&hits.offsets, &offsets);
+            let values: Vec<u16> = given.iter().map(|&(_, b)| coarse(plain.shape, b)).collect();
+            prop_assert_eq!(&hits.values, &values);
+        }
+        for step in [1, 3, 100, 500] {
+            let ranks: Vec<u32> = (0..ranked.len() as u32).step_by(step).collect();
+            let mut visited = 0;
+            list.read_each(&ranks, |at, window, hits| {
+                assert_eq!(at, visited);
+                let (expected, given) = &ranked[ranks[at] as usize];
+                assert_eq!(window, *expected);
+                let found: Vec<(u32, u16)> =
+                    hits.offsets.iter().copied().zip(hits.values.iter().copied()).collect();
+                let given: Vec<(u32, u16)> =
+                    given.iter().map(|&(o, b)| (o, coarse(plain.shape, b))).collect();
+                assert_eq!(found, given);
+                visited += 1;
+            }).unwrap();
+            prop_assert_eq!(visited, ranks.len());
         }
         let runs = list.runs();
         prop_assert!(runs.windows(2).all(|r| r[0].code > r[1].code
@@ -231,7 +249,12 @@ fn exercise(bytes: &[u8], shape: Shape) {
     let mut hits = Hits::default();
     for rank in (0..list.n_windows()).step_by(1 + list.n_windows() as usize / 5) {
         let _ = list.read(rank, &mut hits);
+        if let Ok(window) = list.window_at(rank) {
+            assert!(window < shape.n_windows);
+        }
     }
+    let ranks: Vec<u32> = (0..list.n_windows()).step_by(3).collect();
+    let _ = list.read_each(&ranks, |_, _, _| {});
 }
 
 #[test]

@@ -42,6 +42,15 @@ pub(super) struct Drawn {
     pub(super) kind: u8,
 }
 
+/// What was drawn of one latent.
+pub(super) struct OfOne {
+    pub(super) latent: u32,
+    pub(super) rows: Vec<Drawn>,
+    pub(super) shortfalls: Vec<Shortfall>,
+    /// The activations of all rows, where stretches were decoded to draw them; else none.
+    pub(super) activations: Vec<f32>,
+}
+
 /// The rows of one latent as they are drawn.
 struct OfLatent<'a> {
     draw: &'a Draw<'a>,
@@ -54,11 +63,7 @@ struct OfLatent<'a> {
 
 impl Draw<'_> {
     /// Draws from one latent; `active` is working memory, one bit a window, all 0 between calls.
-    pub(super) fn latent(
-        &self,
-        latent: u32,
-        active: &mut Vec<u64>,
-    ) -> Result<(Vec<Drawn>, Vec<Shortfall>)> {
+    pub(super) fn latent(&self, latent: u32, active: &mut Vec<u64>) -> Result<OfOne> {
         let stretches = if self.frame.on_grid() {
             None
         } else {
@@ -105,7 +110,20 @@ impl Draw<'_> {
         let mut rows = of_latent.rows;
         // Stable: within a decile the order of drawing stays.
         rows.sort_by_key(|row| (row.split, row.decile));
-        Ok((rows, shortfalls))
+        let mut activations = Vec::new();
+        if let Some(stretches) = &of_latent.stretches {
+            let length = self.frame.length;
+            activations.resize(rows.len() * length, 0.0);
+            for (row, filled) in rows.iter().zip(activations.chunks_exact_mut(length)) {
+                stretches.postings.fill(row.start, filled);
+            }
+        }
+        Ok(OfOne {
+            latent,
+            rows,
+            shortfalls,
+            activations,
+        })
     }
 }
 

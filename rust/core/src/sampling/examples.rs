@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::Drawn;
+use super::draw::OfOne;
 use super::plan::Shortfall;
-use super::stretch::{Frame, Stretches};
+use super::stretch::Frame;
 use crate::batch::NO_DOCUMENT;
 use crate::error::Result;
 use crate::index::Index;
@@ -98,8 +98,8 @@ impl<'a> Slots<'a> {
 
 impl Examples {
     /// Reads what was drawn of some latents, each with its rows.
-    pub(super) fn read(index: &Index, frame: Frame, drawn: &[(u32, Vec<Drawn>)]) -> Result<Self> {
-        let n: usize = drawn.iter().map(|(_, rows)| rows.len()).sum();
+    pub(super) fn read(index: &Index, frame: Frame, drawn: &[OfOne]) -> Result<Self> {
+        let n: usize = drawn.iter().map(|one| one.rows.len()).sum();
         let size = n * frame.length;
         let mut examples = Self {
             length: frame.length,
@@ -116,13 +116,11 @@ impl Examples {
             shortfalls: Vec::new(),
         };
         let mut slots = Slots::of(&mut examples);
-        let mut work: Vec<(&(u32, Vec<Drawn>), Slots<'_>)> = drawn
+        let mut work: Vec<(&OfOne, Slots<'_>)> = drawn
             .iter()
-            .map(|one| (one, slots.take(one.1.len(), frame.length)))
+            .map(|one| (one, slots.take(one.rows.len(), frame.length)))
             .collect();
-        let fill = |((latent, rows), slots): &mut (&(u32, Vec<Drawn>), Slots<'_>)| {
-            fill(index, frame, *latent, rows, slots)
-        };
+        let fill = |(one, slots): &mut (&OfOne, Slots<'_>)| fill(index, frame, one, slots);
         if let [one] = work.as_mut_slice() {
             fill(one)?;
         } else {
@@ -132,13 +130,8 @@ impl Examples {
     }
 }
 
-fn fill(
-    index: &Index,
-    frame: Frame,
-    latent: u32,
-    rows: &[Drawn],
-    slots: &mut Slots<'_>,
-) -> Result<()> {
+fn fill(index: &Index, frame: Frame, one: &OfOne, slots: &mut Slots<'_>) -> Result<()> {
+    let (latent, rows) = (one.latent, one.rows.as_slice());
     let length = frame.length;
     slots.latent.fill(latent);
     let mut text = Text::default();
@@ -160,10 +153,7 @@ fn fill(
         return Ok(());
     }
     if !frame.on_grid() {
-        let stretches = Stretches::of(index, latent, frame)?;
-        for (row, activations) in rows.iter().zip(slots.activations.chunks_exact_mut(length)) {
-            stretches.postings.fill(row.start, activations);
-        }
+        slots.activations.copy_from_slice(&one.activations);
         return Ok(());
     }
     let active = rows.iter().enumerate();
@@ -204,21 +194,22 @@ impl Text {
         for (live, position) in mask.iter_mut().zip(span.clone()) {
             *live = bits.get(position);
         }
+        // With the token before, which says whether the first one begins its document.
         self.documents.clear();
-        segment.documents_into(span, &mut self.documents)?;
-        let mut before = match (first, start == index.first_position()) {
-            (_, true) => None,
-            (0, _) => {
-                let (segment, context) = index.find_context((start - 1) / per_context)?;
-                Some(segment.document_of((context + 1) * per_context as usize - 1)?)
-            }
-            _ => Some(segment.document_of(first - 1)?),
-        };
-        for (starts, &document) in document_start.iter_mut().zip(&self.documents) {
+        if first == 0 && start > index.first_position() {
+            let (segment, context) = index.find_context((start - 1) / per_context)?;
+            let last = (context + 1) * per_context as usize - 1;
+            self.documents.push(segment.document_of(last)?);
+        }
+        segment.documents_into(first.saturating_sub(1)..span.end, &mut self.documents)?;
+        let here = self.documents.len() - tokens.len();
+        let mut before = here.checked_sub(1).map(|at| self.documents[at]);
+        let documents = &self.documents[here..];
+        for (starts, &document) in document_start.iter_mut().zip(documents) {
             *starts = document != NO_DOCUMENT && before != Some(document);
             before = Some(document);
         }
         let live = mask.iter().position(|&live| live);
-        Ok(live.map_or(NO_DOCUMENT, |at| self.documents[at]))
+        Ok(live.map_or(NO_DOCUMENT, |at| documents[at]))
     }
 }
