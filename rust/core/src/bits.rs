@@ -154,26 +154,45 @@ pub(crate) fn low_mask(width: u32) -> u32 {
     ((1u64 << width) - 1) as u32
 }
 
-/// Bytes read as bits; what lies beyond their end is 0.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bits<'a>(pub(crate) &'a [u8]);
+/// Bits of a word that [`Bits::load`] fills for certain, wherever it begins.
+pub(crate) const WHOLE: u32 = 56;
 
-impl Bits<'_> {
+/// Bytes read as bits; what lies beyond their end is 0, or what stands behind them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bits<'a> {
+    /// The bytes, and some that only serve to load whole words near the end.
+    pub(crate) bytes: &'a [u8],
+    /// How many bytes there are without those.
+    pub(crate) n_bytes: usize,
+}
+
+impl<'a> Bits<'a> {
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            n_bytes: bytes.len(),
+        }
+    }
+
     /// At least 57 bits from `at` on.
     #[inline]
     pub(crate) fn load(self, at: u64) -> u64 {
-        let byte = (at >> 3) as usize;
-        let word = match self.0.get(byte..byte.wrapping_add(8)) {
+        self.word((at >> 3) as usize) >> (at & 7)
+    }
+
+    /// The 64 bits from a byte on.
+    #[inline]
+    pub(crate) fn word(self, byte: usize) -> u64 {
+        match self.bytes.get(byte..byte.wrapping_add(8)) {
             Some(eight) => u64::from_le_bytes(eight.try_into().unwrap_or_default()),
             None => self.load_at_the_end(byte),
-        };
-        word >> (at & 7)
+        }
     }
 
     #[cold]
     fn load_at_the_end(self, byte: usize) -> u64 {
         let mut word = [0; 8];
-        let rest = self.0.get(byte..).unwrap_or_default();
+        let rest = self.bytes.get(byte..).unwrap_or_default();
         let n = rest.len().min(8);
         word[..n].copy_from_slice(&rest[..n]);
         u64::from_le_bytes(word)
@@ -186,7 +205,7 @@ impl Bits<'_> {
     }
 
     pub(crate) fn len(self) -> u64 {
-        self.0.len() as u64 * 8
+        self.n_bytes as u64 * 8
     }
 }
 
@@ -233,6 +252,103 @@ impl BitReader<'_> {
         let high = u64::from(self.unary()?);
         let value = high << k | u64::from(self.get(k));
         u32::try_from(value).ok()
+    }
+}
+
+/// Reads small numbers one after the other, as many as it can from one word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WordReader<'a> {
+    pub(crate) bits: Bits<'a>,
+    /// Where the next number begins.
+    pub(crate) at: u64,
+    /// The bits from there on, of which `left` are certain.
+    word: u64,
+    left: u32,
+}
+
+impl<'a> WordReader<'a> {
+    pub(crate) fn new(bits: Bits<'a>, at: u64) -> Self {
+        let (word, left) = (bits.load(at), WHOLE);
+        Self {
+            bits,
+            at,
+            word,
+            left,
+        }
+    }
+
+    #[inline]
+    fn load(&mut self) {
+        (self.word, self.left) = (self.bits.load(self.at), WHOLE);
+    }
+
+    /// Goes on after `used` bits, of which `rest` is what follows.
+    #[inline]
+    fn skip(&mut self, used: u32, rest: u64) {
+        self.at += u64::from(used);
+        self.left -= used;
+        self.word = rest;
+    }
+
+    /// A number in Elias' gamma form less 1, and a field of `width` bits, up to 31.
+    #[inline]
+    pub(crate) fn gamma_and_field(&mut self, width: u32) -> Option<(u32, u32)> {
+        for _ in 0..2 {
+            let high = self.word.trailing_zeros();
+            let used = 2 * high + 1 + width;
+            if used <= self.left {
+                let low = self.word >> high >> 1;
+                let rest = low >> high;
+                let number = (1 << high) - 1 + (low & !(u64::MAX << high));
+                self.skip(used, rest >> width);
+                return Some((number as u32, rest as u32 & low_mask(width)));
+            }
+            self.load();
+        }
+        self.slowly(|reader| Some((reader.gamma()? - 1, reader.get(width))))
+    }
+
+    /// A number in Golomb-Rice form with `k` low bits, up to 25, and a unary one.
+    #[inline]
+    pub(crate) fn rice_and_unary(&mut self, k: u32) -> Option<(u32, u32)> {
+        for _ in 0..2 {
+            let high = self.word.trailing_zeros();
+            // Of a word of zeros, whose shift is none, `used` is too large.
+            let low = self.word.wrapping_shr(high) >> 1;
+            let after = low >> k;
+            let unary = after.trailing_zeros();
+            let used = high + k + unary + 2;
+            if used <= self.left {
+                self.skip(used, after >> unary >> 1);
+                return Some((high << k | low as u32 & low_mask(k), unary));
+            }
+            self.load();
+        }
+        self.slowly(|reader| Some((reader.rice(k)?, reader.unary()?)))
+    }
+
+    /// A field of up to 32 bits.
+    #[inline]
+    pub(crate) fn get(&mut self, width: u32) -> u32 {
+        if width > self.left {
+            self.load();
+        }
+        let value = self.word as u32 & low_mask(width);
+        self.skip(width, self.word >> width);
+        value
+    }
+
+    /// Numbers that are longer than a word, or run into the end.
+    #[cold]
+    fn slowly<T>(&mut self, read: impl FnOnce(&mut BitReader<'a>) -> Option<T>) -> Option<T> {
+        let mut reader = BitReader {
+            bits: self.bits,
+            at: self.at,
+        };
+        let value = read(&mut reader);
+        self.at = reader.at;
+        self.load();
+        value
     }
 }
 
@@ -284,7 +400,7 @@ mod tests {
             let length = writer.len();
             writer.align();
             prop_assert_eq!(writer.bytes().len() as u64, length.div_ceil(8));
-            let mut reader = BitReader { bits: Bits(writer.bytes()), at: 0 };
+            let mut reader = BitReader { bits: Bits::of(writer.bytes()), at: 0 };
             for &(width, value) in &fields {
                 prop_assert_eq!(reader.get(width), value & low_mask(width));
             }
@@ -309,7 +425,7 @@ mod tests {
 
         #[test]
         fn any_bytes_end_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..40), at in 0u64..400) {
-            let mut reader = BitReader { bits: Bits(&bytes), at };
+            let mut reader = BitReader { bits: Bits::of(&bytes), at };
             while reader.unary().is_some() {}
             reader.at = at;
             while reader.gamma().is_some() {}

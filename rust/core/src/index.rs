@@ -181,21 +181,11 @@ impl Index {
     /// All postings of one latent.
     pub fn postings(&self, latent: u32) -> Result<Postings> {
         let ranked = Ranked::open(self, latent)?;
-        let n = ranked.n_postings() as usize;
-        let mut postings = Postings {
-            positions: Vec::with_capacity(n),
-            activations: Vec::with_capacity(n),
-        };
-        ranked.each_postings(
+        let mut postings = Postings::default();
+        ranked.postings(
             &mut Buffers::default(),
-            |segment, base, positions, values| {
-                let shape = segment.shape();
-                let positions = positions.iter().map(|&p| base + u64::from(p));
-                postings.positions.extend(positions);
-                let activations = values.iter().map(|&bf16| shape.activation(bf16));
-                postings.activations.extend(activations);
-                Ok(())
-            },
+            &mut postings.positions,
+            &mut postings.activations,
         )?;
         self.intact()?;
         Ok(postings)

@@ -47,14 +47,19 @@ mod block;
 mod divide;
 mod encode;
 mod one;
+mod order;
 mod postings;
 mod read;
 #[cfg(test)]
 mod tests;
+mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 mod write;
 
 pub use encode::Encoder;
 pub use postings::Buffers;
+pub(crate) use read::SLACK;
 pub use read::{Hits, List};
 
 use crate::bits::width_of;
@@ -98,8 +103,8 @@ impl Shape {
     /// strewn evenly, less `narrower`.
     fn gap_bits(self, count: u32, narrower: u32) -> u32 {
         // Rice's parameter for geometric gaps of mean m is floor(log2(0.962 m)).
-        let mean = u64::from(self.n_windows) * 31 / 32 / (u64::from(count) + 1);
-        mean.max(1).ilog2().saturating_sub(narrower)
+        let windows = u64::from(self.n_windows) * 31 / 32;
+        log2_of_quotient(windows, u64::from(count) + 1).saturating_sub(narrower)
     }
 
     /// Bits of an offset in a window.
@@ -122,6 +127,13 @@ impl Shape {
             code::decode(code::code(bf16))
         }
     }
+}
+
+/// `log2(dividend div divisor)`, rounded down, and 0 if that is below 1; without dividing.
+fn log2_of_quotient(dividend: u64, divisor: u64) -> u32 {
+    let bits = dividend.max(1).ilog2().saturating_sub(divisor.ilog2());
+    // The quotient is below 2^(bits + 1), and it may be below 2^bits.
+    bits.saturating_sub(u32::from(divisor << bits > dividend))
 }
 
 /// The low bits of the distances between `m` windows with several hits among `len`.

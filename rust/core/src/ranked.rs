@@ -298,6 +298,20 @@ impl<'a> Ranked<'a> {
         Ok(())
     }
 
+    /// Appends the positions and the activations of all postings.
+    pub(crate) fn postings(
+        &self,
+        buffers: &mut Buffers,
+        positions: &mut Vec<u64>,
+        activations: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.parts.iter().try_for_each(|part| {
+            let base = self.index.segment_position(part.segment);
+            let read = part.list.activations(buffers, base, positions, activations);
+            read.map_err(|d| self.damaged(part, d))
+        })
+    }
+
     fn piece(&self, rank: u64) -> Piece {
         self.pieces[self.pieces.partition_point(|piece| piece.first <= rank) - 1]
     }

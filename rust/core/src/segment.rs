@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files::PAGES;
-use crate::list::{Buffers, Damaged, List, Shape};
+use crate::list::{Buffers, Damaged, List, SLACK, Shape};
 use crate::manifest::{FileRecord, Parameters, SegmentRecord, hex, is_missing};
 use crate::mapped::{Mapped, PAGE, page_hashes, root};
 use crate::text::{Mask, Text};
@@ -247,13 +247,8 @@ impl Segment {
 
     /// The list of a latent, which is below `n_latents`; one without a posting has an empty list.
     pub fn list(&self, latent: u32) -> Result<List<'_>> {
-        List::open(self.list_bytes(latent)?, self.shape).map_err(|d| self.damaged(latent, d))
-    }
-
-    /// The bytes of a latent's list.
-    pub(crate) fn list_bytes(&self, latent: u32) -> Result<&[u8]> {
-        let latent = latent as usize;
-        let &[start, end] = self.offsets.values::<u64>(latent..latent + 2)? else {
+        let at = latent as usize;
+        let &[start, end] = self.offsets.values::<u64>(at..at + 2)? else {
             return Err(corrupt(
                 &self.index,
                 self.first_context,
@@ -261,7 +256,11 @@ impl Segment {
                 "is too short".into(),
             ));
         };
-        self.lists.bytes(start..end)
+        let length = self.lists.bytes(start..end)?.len();
+        // What lies behind the list, but not beyond the page, which would have to be checked.
+        let page = end.next_multiple_of(PAGE as u64).min(self.lists.len());
+        let bytes = self.lists.bytes(start..page.min(end + SLACK))?;
+        List::open_first(bytes, length, self.shape).map_err(|d| self.damaged(latent, d))
     }
 
     /// The error of a list that is none.

@@ -1,22 +1,30 @@
 //! One block of a list: the windows, and where the fields of their hits lie.
 
 use super::read::{Hits, List};
-use super::{BLOCK, Damaged, multi_bits};
-use crate::bits::{BitReader, Bits, low_mask, width_of};
+use super::unpack::{self, Gaps, Plane, ROOM};
+use super::{BLOCK, Damaged, Run, multi_bits};
+use crate::bits::{Bits, WHOLE, WordReader, width_of};
 use crate::code::{self, LOW_BITS};
+
+/// From so many windows with several hits on in a block, what lies between them is no longer copied
+/// as a whole.
+const MANY: usize = 12;
 
 /// Where the fields of a block lie, and how many hits its windows have.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) first: u32,
     pub(super) len: usize,
-    pub(super) windows: [u32; BLOCK as usize],
+    /// The ends of the windows' gaps.
+    ones: Plane,
+    pub(super) windows: Plane,
     pub(super) counts: [u32; BLOCK as usize],
     /// The windows with several hits, by their places in the block; `n_several` of them.
-    pub(super) several: [u8; BLOCK as usize],
-    pub(super) n_several: usize,
-    /// Of each window with several hits: bits of the difference between its code and the others'.
-    pub(super) rest_bits: [u8; BLOCK as usize],
+    several: [u8; BLOCK as usize],
+    n_several: usize,
+    /// Of each window: its code, and the bits of the difference between it and its other hits'.
+    pub(super) codes_of: [u16; ROOM],
+    pub(super) rest_bits: [u8; ROOM],
     /// Hits beyond the first of each window.
     pub(super) others: u64,
     masks: u64,
@@ -32,11 +40,13 @@ impl Block {
         Self {
             first: 0,
             len: 0,
-            windows: [0; BLOCK as usize],
+            ones: [0; ROOM],
+            windows: [0; ROOM],
             counts: [0; BLOCK as usize],
             several: [0; BLOCK as usize],
             n_several: 0,
-            rest_bits: [0; BLOCK as usize],
+            codes_of: [0; ROOM],
+            rest_bits: [0; ROOM],
             others: 0,
             masks: 0,
             peaks: 0,
@@ -55,14 +65,73 @@ impl Block {
         self.lows = self.codes;
     }
 
+    /// Its hits.
     #[inline]
-    fn set_count(&mut self, i: usize, count: u32) {
-        self.counts[i] = count;
-        if count > 1 {
-            self.several[self.n_several] = i as u8;
-            self.n_several += 1;
-            self.others += u64::from(count - 1);
+    pub(super) fn hits(&self) -> usize {
+        self.len + self.others as usize
+    }
+
+    /// The places of the windows with several hits, ascending.
+    #[inline]
+    pub(super) fn several(&self) -> impl Iterator<Item = usize> {
+        self.several[..self.n_several]
+            .iter()
+            .map(|&i| usize::from(i))
+    }
+
+    /// Of each of the other hits: its window's place.
+    #[inline]
+    pub(super) fn owners<'a>(&self, owners: &'a mut Vec<u8>) -> &'a [u8] {
+        let n = self.others as usize;
+        if owners.len() < n + 8 {
+            owners.resize(n + 8, 0);
         }
+        let mut from = 0;
+        for &i in &self.several[..self.n_several] {
+            let to = from + self.counts[usize::from(i)] as usize - 1;
+            // Eight at a time, wanted or not: most have one.
+            for at in (from..to).step_by(8) {
+                owners[at..at + 8].fill(i);
+            }
+            from = to;
+        }
+        &owners[..n]
+    }
+
+    /// Writes what each window has to the place of its first hit among those of all; what it writes
+    /// to other places is undefined.
+    #[inline]
+    pub(super) fn spread<T: Copy>(&self, values: &[T; ROOM], out: &mut [T]) {
+        if self.n_several > MANY {
+            let mut at = 0;
+            for (&value, &count) in values[..self.len].iter().zip(&self.counts) {
+                out[at] = value;
+                at += count as usize;
+            }
+            return;
+        }
+        let (mut from, mut others) = (0, 0);
+        for i in self.several().chain([self.len - 1]) {
+            // Sixteen at a time, wanted or not.
+            for at in (from..=i).step_by(16) {
+                out[at + others..at + others + 16].copy_from_slice(&values[at..at + 16]);
+            }
+            from = i + 1;
+            others += self.counts[i] as usize - 1;
+        }
+    }
+
+    /// Lists the windows with several hits, once all are counted.
+    #[inline]
+    fn list_several(&mut self) {
+        let (mut n, mut hits) = (0, 0);
+        for (i, &count) in (0..).zip(&self.counts[..self.len]) {
+            // Without a branch, which would be guessed wrong.
+            self.several[n] = i;
+            n += usize::from(count > 1);
+            hits += u64::from(count);
+        }
+        (self.n_several, self.others) = (n, hits - self.len as u64);
     }
 
     /// Adds a window's other hits, and the bits of their codes, to what is skipped.
@@ -77,14 +146,20 @@ impl Block {
     #[inline]
     pub(super) fn skipped(&self, at: usize) -> (u64, u64) {
         let mut skipped = (0, 0);
-        for &i in &self.several[..self.n_several] {
-            if usize::from(i) >= at {
-                break;
-            }
-            self.skip(usize::from(i), &mut skipped);
-        }
+        self.several()
+            .take_while(|&i| i < at)
+            .for_each(|i| self.skip(i, &mut skipped));
         skipped
     }
+}
+
+/// The windows of a run that are in a block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    run: Run,
+    /// Their places in the block.
+    from: usize,
+    to: usize,
 }
 
 impl List<'_> {
@@ -102,134 +177,109 @@ impl List<'_> {
         )
     }
 
-    /// Decodes the windows of a block; returns how many, and where their hits begin.
+    /// What of each run, from `run` on, is in a block of `len` windows from rank `first` on.
+    #[inline]
+    fn stretches(&self, run: usize, first: u32, len: usize) -> impl Iterator<Item = Stretch> {
+        let mut from = 0;
+        self.runs[run..].iter().map_while(move |&run| {
+            let to = len.min((run.first + run.count - first) as usize);
+            let stretch = Stretch { run, from, to };
+            from = to;
+            (stretch.from < len).then_some(stretch)
+        })
+    }
+
+    /// Decodes the windows of a block whose first one is of the run `run`; returns where their hits
+    /// begin, and the run of the next block's first window.
     #[inline]
     pub(super) fn read_windows(
         &self,
-        block: u32,
-        windows: &mut [u32; BLOCK as usize],
-    ) -> Result<(usize, u64), Damaged> {
+        number: u32,
+        run: usize,
+        block: &mut Block,
+    ) -> Result<(u64, usize), Damaged> {
         let damaged = Damaged("has windows that are out of range");
-        let first = block * BLOCK;
-        let end = (first + BLOCK).min(self.n);
-        let len = (end - first) as usize;
-        let (at, before) = self.skip(block);
-        let first_run = self.run_of(first);
+        let first = number * BLOCK;
+        let len = (self.n - first).min(BLOCK) as usize;
+        (block.first, block.len) = (first, len);
+        let (at, before) = self.skip(number);
+        let stretches = || self.stretches(run, first, len);
         // The low bits come first, and how many there are follows from the runs.
-        let mut low_bits = 0;
-        for run in &self.runs[first_run..] {
-            if run.first >= end {
-                break;
-            }
-            let (from, to) = (run.first.max(first), (run.first + run.count).min(end));
-            low_bits += u64::from(run.gap_bits) * u64::from(to - from);
+        let (mut low_bits, mut next_run) = (0, run);
+        for Stretch { run, from, to } in stretches() {
+            low_bits += u64::from(run.gap_bits) * (to - from) as u64;
+            next_run += usize::from(run.first + run.count <= first + to as u32);
         }
-        let mut ones = [0u32; BLOCK as usize];
-        let hits_at = self.ones(at + low_bits, &mut ones[..len]).ok_or(damaged)?;
-        let mut low_at = at;
-        let mut done = 0;
-        // The bit after the last one; high parts are the distances between ones.
-        let mut last_one = 0u32;
-        for run in &self.runs[first_run..] {
-            if done == len {
-                break;
-            }
-            let to = ((run.first + run.count).min(end) - first) as usize;
-            let k = run.gap_bits;
-            let mask = low_mask(k);
-            let mut next = if run.first < first {
+        let ones = &mut block.ones;
+        let hits_at = unpack::ones(self.blocks, at + low_bits, len, ones).ok_or(damaged)?;
+        let gaps = stretches().map(|Stretch { run, from, to }| Gaps {
+            count: to - from,
+            low_bits: run.gap_bits,
+            next: if run.first < first {
                 u64::from(before) + 1
             } else {
                 0
-            };
-            for (window, &one) in windows[done..to].iter_mut().zip(&ones[done..to]) {
-                let low = (self.blocks.load(low_at) as u32) & mask;
-                low_at += u64::from(k);
-                next += u64::from(one - last_one) << k | u64::from(low);
-                *window = next as u32;
-                next += 1;
-                last_one = one + 1;
-            }
-            if next > u64::from(self.shape.n_windows) {
-                return Err(damaged);
-            }
-            done = to;
-        }
-        Ok((len, hits_at))
+            },
+        });
+        let n_windows = self.shape.n_windows;
+        unpack::windows(self.blocks, at, n_windows, ones, gaps, &mut block.windows)
+            .ok_or(damaged)?;
+        Ok((hits_at, next_run))
     }
 
-    /// Finds the next ones from bit `at` on, counted from there; returns the bit after the last.
+    /// Decodes a block but for its hits; its first window is of the run `run`. Returns the run of the
+    /// next block's first window.
     #[inline]
-    fn ones(&self, at: u64, ones: &mut [u32]) -> Option<u64> {
-        let mut base = 0u32;
-        let mut found = 0;
-        while found < ones.len() {
-            let place = at + u64::from(base);
-            if place >= self.blocks.len() {
-                return None;
-            }
-            let mut word = self.blocks.load(place) & (u64::MAX >> 8);
-            while word != 0 {
-                ones[found] = base + word.trailing_zeros();
-                word &= word - 1;
-                found += 1;
-                if found == ones.len() {
-                    break;
-                }
-            }
-            base = base.checked_add(56)?;
-        }
-        let end = ones.last().map_or(at, |&one| at + u64::from(one) + 1);
-        (end <= self.blocks.len()).then_some(end)
-    }
-
-    /// Decodes a block but for its hits.
-    #[inline]
-    pub(super) fn read_block(&self, number: u32, block: &mut Block) -> Result<(), Damaged> {
-        block.first = number * BLOCK;
-        let (len, at) = self.read_windows(number, &mut block.windows)?;
-        block.len = len;
-        self.read_fields(at, block)
+    pub(super) fn read_block(
+        &self,
+        number: u32,
+        run: usize,
+        block: &mut Block,
+    ) -> Result<usize, Damaged> {
+        let (at, next) = self.read_windows(number, run, block)?;
+        self.read_fields(at, run, block)?;
+        Ok(next)
     }
 
     /// Finds the fields of a block's hits, which begin at bit `at`.
     #[inline]
-    pub(super) fn read_fields(&self, at: u64, block: &mut Block) -> Result<(), Damaged> {
+    pub(super) fn read_fields(
+        &self,
+        at: u64,
+        run: usize,
+        block: &mut Block,
+    ) -> Result<(), Damaged> {
         let damaged = Damaged("has hits that are out of range");
         let len = block.len;
         let o = u64::from(self.shape.offset_bits());
-        block.n_several = 0;
-        block.others = 0;
         if self.dense {
             let w = u64::from(self.shape.window);
-            for i in 0..len {
-                let count = self.mask_ones(at + i as u64 * w).ok_or(damaged)?;
-                block.set_count(i, count);
+            let mut fewest = 1;
+            for (i, count) in (0..).zip(&mut block.counts[..len]) {
+                *count = self.mask_ones(at + i * w);
+                fewest = fewest.min(*count);
             }
+            if fewest == 0 {
+                return Err(damaged);
+            }
+            block.list_several();
             block.place_dense(at, w, self.shape.offset_bits());
         } else {
-            let mut reader = BitReader {
-                bits: self.blocks,
-                at,
-            };
-            self.read_counts(&mut reader, block).ok_or(damaged)?;
-            block.peaks = reader.at;
+            block.peaks = self.read_counts(at, block).ok_or(damaged)?;
             block.offsets = block.peaks + len as u64 * o;
             block.codes = block.offsets + block.others * o;
         }
-        block.lows = block.codes;
-        if block.n_several > 0 {
-            let mut run = self.run_of(block.first);
-            for &i in &block.several[..block.n_several] {
-                let i = usize::from(i);
-                while self.runs[run].first + self.runs[run].count <= block.first + i as u32 {
-                    run += 1;
-                }
-                let bits = width_of(u32::from(self.runs[run].code - self.floor));
-                block.rest_bits[i] = bits as u8;
-                block.lows += u64::from(block.counts[i] - 1) * u64::from(bits);
+        for Stretch { run, from, to } in self.stretches(run, block.first, len) {
+            let bits = width_of(u32::from(run.code - self.floor)) as u8;
+            // Thirty-two at a time, wanted or not: stretches are short.
+            for i in (from..to).step_by(32) {
+                block.codes_of[i..i + 32].fill(run.code);
+                block.rest_bits[i..i + 32].fill(bits);
             }
         }
+        let mut skipped = (0, 0);
+        block.several().for_each(|i| block.skip(i, &mut skipped));
+        block.lows = block.codes + skipped.1;
         let low_bits = if self.shape.lossless { LOW_BITS } else { 0 };
         let end = block.lows + (len as u64 + block.others) * u64::from(low_bits);
         if end > self.blocks.len() {
@@ -238,38 +288,43 @@ impl List<'_> {
         Ok(())
     }
 
-    /// Reads how many hits each window of a block has.
+    /// Reads how many hits each window of a block has; returns the bit after that.
     #[inline]
-    fn read_counts(&self, reader: &mut BitReader<'_>, block: &mut Block) -> Option<()> {
+    fn read_counts(&self, at: u64, block: &mut Block) -> Option<u64> {
         let most = self.shape.window;
+        let mut reader = WordReader::new(self.blocks, at);
         if reader.get(1) == 1 {
-            for i in 0..block.len {
-                let count = reader.unary()? + 1;
-                if count > most {
-                    return None;
-                }
-                block.set_count(i, count);
+            let end = unpack::ones(self.blocks, reader.at, block.len, &mut block.ones)?;
+            let (mut last, mut largest) = (u32::MAX, 0);
+            for (count, &one) in block.counts[..block.len].iter_mut().zip(&block.ones) {
+                *count = one.wrapping_sub(last);
+                (last, largest) = (one, largest.max(*count));
             }
-            return Some(());
+            block.list_several();
+            return (largest <= most).then_some(end);
         }
         block.counts[..block.len].fill(1);
-        let m = reader.gamma()? - 1;
+        let (m, _) = reader.gamma_and_field(0)?;
         let g = multi_bits(block.len as u32, m.min(BLOCK));
-        let mut next = 0;
+        let (mut next, mut n, mut others) = (0, 0, 0);
         for _ in 0..m {
-            let at = next + reader.rice(g)? as usize;
-            let count = reader.unary()? + 2;
-            if at >= block.len || count > most {
+            let (gap, more) = reader.rice_and_unary(g)?;
+            let at = next + gap as usize;
+            if at >= block.len || u64::from(more) + 2 > u64::from(most) {
                 return None;
             }
-            block.set_count(at, count);
-            next = at + 1;
+            block.counts[at] = more + 2;
+            block.several[n] = at as u8;
+            (next, n) = (at + 1, n + 1);
+            others += u64::from(more) + 1;
         }
-        Some(())
+        (block.n_several, block.others) = (n, others);
+        Some(reader.at)
     }
 
-    /// The ones of a window's mask, at least 1.
-    fn mask_ones(&self, at: u64) -> Option<u32> {
+    /// The ones of a window's mask.
+    #[inline]
+    fn mask_ones(&self, at: u64) -> u32 {
         let mut ones = 0;
         let mut from = 0;
         while from < self.shape.window {
@@ -277,7 +332,7 @@ impl List<'_> {
             ones += self.blocks.get(at + u64::from(from), width).count_ones();
             from += width;
         }
-        (ones > 0).then_some(ones)
+        ones
     }
 
     /// Reads the hits of the window at `at` in its block, `skipped` lying before them.
@@ -291,7 +346,7 @@ impl List<'_> {
     ) -> Result<(), Damaged> {
         let damaged = Damaged("has offsets that are out of range");
         let o = self.shape.offset_bits();
-        let code = self.code_at(block.first + at as u32);
+        let code = block.codes_of[at];
         let others = block.counts[at] - 1;
         let peak = self.blocks.get(block.peaks + at as u64 * u64::from(o), o);
         let mut offsets_at = block.offsets + skipped.0 * u64::from(o);
@@ -319,7 +374,7 @@ impl List<'_> {
                 Err(damaged)
             };
         }
-        let mut mask = Mask::new(self, block.masks, at);
+        let mut mask = self.mask(block, at);
         let mut placed = false;
         for _ in 0..others {
             let offset = if self.dense {
@@ -358,41 +413,57 @@ impl List<'_> {
 }
 
 /// The ones of a window's mask, in order.
-struct Mask<'a> {
+pub(super) struct Mask<'a> {
     bits: Bits<'a>,
+    /// Where the bits after `word` begin, and how many of the mask they are.
     at: u64,
-    width: u32,
-    next: u32,
+    left: u32,
+    /// Bits of the mask from `base` on, without the ones that were given.
+    word: u64,
+    base: u32,
 }
 
-impl<'a> Mask<'a> {
-    fn new(list: &List<'a>, masks: u64, window: usize) -> Self {
-        let width = list.shape.window;
-        Self {
-            bits: list.blocks,
-            at: masks + window as u64 * u64::from(width),
-            width,
-            next: 0,
-        }
+impl List<'_> {
+    /// The mask of the window at `at` in a dense block.
+    #[inline]
+    pub(super) fn mask(&self, block: &Block, at: usize) -> Mask<'_> {
+        let mut mask = Mask {
+            bits: self.blocks,
+            at: block.masks + at as u64 * u64::from(self.shape.window),
+            left: self.shape.window,
+            word: 0,
+            base: 0,
+        };
+        mask.load();
+        mask
+    }
+}
+
+impl Mask<'_> {
+    #[inline]
+    fn load(&mut self) {
+        let some = self.left.min(WHOLE);
+        self.word = self.bits.load(self.at) & ((1 << some) - 1);
+        self.at += u64::from(some);
+        self.left -= some;
     }
 
     /// The next one that is not `but`; 0 where there is none.
-    fn next_but(&mut self, but: u32) -> u32 {
-        while self.next < self.width {
-            let word = self.bits.load(self.at + u64::from(self.next)) & (u64::MAX >> 8);
-            if word == 0 {
-                self.next += 56;
-                continue;
-            }
-            let offset = self.next + word.trailing_zeros();
-            self.next = offset + 1;
-            if offset >= self.width {
-                break;
-            }
-            if offset != but {
-                return offset;
+    #[inline]
+    pub(super) fn next_but(&mut self, but: u32) -> u32 {
+        loop {
+            if self.word != 0 {
+                let offset = self.base + self.word.trailing_zeros();
+                self.word &= self.word - 1;
+                if offset != but {
+                    return offset;
+                }
+            } else if self.left > 0 {
+                self.base += WHOLE;
+                self.load();
+            } else {
+                return 0;
             }
         }
-        0
     }
 }

@@ -3,10 +3,7 @@
 use super::block::Block;
 use super::read::{Hits, List};
 use super::{BLOCK, Damaged};
-use crate::bits::{low_mask, width_of};
-
-/// Bits of a word that [`crate::bits::Bits::load`] fills wherever it begins.
-const WHOLE: u32 = 56;
+use crate::bits::{WHOLE, low_mask, width_of};
 
 impl List<'_> {
     /// The window with this rank, below `n_windows`.
@@ -28,7 +25,7 @@ impl List<'_> {
         let skipped = if self.dense && !self.shape.lossless {
             self.skip_masks(hits_at, rank, &mut block)?
         } else {
-            self.read_fields(hits_at, &mut block)?;
+            self.read_fields(hits_at, self.run_of(block.first), &mut block)?;
             block.skipped(at)
         };
         self.read_hits(&block, at, skipped, hits)?;
@@ -61,7 +58,9 @@ impl List<'_> {
         }
         let own = (rank - block.first) as usize;
         block.counts[own] = ones(rank, rank + 1)? as u32 + 1;
-        block.rest_bits[own] = width_of(u32::from(self.code_at(rank) - self.floor)) as u8;
+        let code = self.code_at(rank);
+        block.codes_of[own] = code;
+        block.rest_bits[own] = width_of(u32::from(code - self.floor)) as u8;
         Ok(skipped)
     }
 
@@ -80,7 +79,8 @@ impl List<'_> {
                 let window = self.read(rank, &mut hits)?;
                 visit(from, window, &hits);
             } else {
-                self.read_block(wanted[0] / BLOCK, &mut block)?;
+                let number = wanted[0] / BLOCK;
+                self.read_block(number, self.run_of(number * BLOCK), &mut block)?;
                 for (place, rank) in (from..).zip(wanted) {
                     let at = (rank % BLOCK) as usize;
                     self.read_hits(&block, at, block.skipped(at), &mut hits)?;

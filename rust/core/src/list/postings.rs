@@ -1,21 +1,17 @@
 //! All postings of a list at once, in its own order or by position.
 
 use super::block::Block;
-use super::read::Hits;
+use super::order::{Hit, in_order};
+use super::unpack::{self, ROOM};
 use super::{BLOCK, Damaged, List};
-use crate::code;
-
-/// Hits below which comparing is the quicker way to sort.
-const FEW: usize = 192;
-/// The most bits that one pass of the sort orders by.
-const RADIX_BITS: u32 = 11;
+use crate::bits::WordReader;
+use crate::code::{self, LOW_BITS};
 
 /// Working memory of [`List::postings`].
 #[derive(Debug, Default)]
 pub struct Buffers {
-    /// From the top: 32 bits of window, 16 of offset, 16 of bf16.
-    hits: Vec<u64>,
-    sorted: Vec<u64>,
+    hits: Vec<Hit>,
+    sorted: Vec<Hit>,
 }
 
 impl List<'_> {
@@ -29,172 +25,201 @@ impl List<'_> {
         positions: &mut Vec<u32>,
         values: &mut Vec<u16>,
     ) -> Result<(), Damaged> {
-        self.collect(&mut buffers.hits)?;
-        sort_by_window(buffers, self.shape.window_bits());
-        let window = self.shape.window;
-        let position = |hit: &u64| (hit >> 32) as u32 * window + ((hit >> 16) as u32 & 0xffff);
-        positions.extend(buffers.hits.iter().map(position));
-        values.extend(buffers.hits.iter().map(|&hit| hit as u16));
+        let n = self.collect(&self.exact()?, &mut buffers.hits)?;
+        let (positions, values) = (more(positions, n), more(values, n));
+        self.sort(buffers, n, |at, hit| {
+            positions[at] = hit.position(self.shape.window);
+            values[at] = hit.bf16();
+        });
         Ok(())
+    }
+
+    /// Appends the position, counted from `base` and ascending, and the activation of every posting.
+    pub(crate) fn activations(
+        &self,
+        buffers: &mut Buffers,
+        base: u64,
+        positions: &mut Vec<u64>,
+        activations: &mut Vec<f32>,
+    ) -> Result<(), Damaged> {
+        // An activation is told by its code, so what is exact does not matter.
+        let n = self.collect(&[], &mut buffers.hits)?;
+        let (positions, activations) = (more(positions, n), more(activations, n));
+        self.sort(buffers, n, |at, hit| {
+            positions[at] = base + u64::from(hit.position(self.shape.window));
+            activations[at] = self.shape.activation(hit.bf16());
+        });
+        Ok(())
+    }
+
+    fn sort(&self, buffers: &mut Buffers, n: usize, place: impl FnMut(usize, Hit)) {
+        let Buffers { hits, sorted } = buffers;
+        in_order(&mut hits[..n], sorted, self.shape.window_bits(), place);
     }
 
     /// Appends the window and the code of every posting in stored order, a window's peak first.
     pub fn stored(&self, windows: &mut Vec<u32>, codes: &mut Vec<u16>) -> Result<(), Damaged> {
-        let mut block = Block::empty();
+        let (mut block, mut run, mut n) = (Block::empty(), 0, windows.len());
+        let mut owners = Vec::new();
         for number in 0..self.n.div_ceil(BLOCK) {
-            self.read_block(number, &mut block)?;
-            let mut codes_at = block.codes;
-            let mut several = block.several[..block.n_several]
-                .iter()
-                .map(|&i| usize::from(i));
-            let mut next = several.next();
-            self.each_part(&block, |code, mut at, end| {
-                while let Some(i) = next.filter(|&i| i < end) {
-                    windows.extend_from_slice(&block.windows[at..=i]);
-                    codes.resize(codes.len() + i + 1 - at, code);
-                    for _ in 1..block.counts[i] {
-                        let r = u32::from(block.rest_bits[i]);
-                        windows.push(block.windows[i]);
-                        codes.push(code.saturating_sub(self.blocks.get(codes_at, r) as u16));
-                        codes_at += u64::from(r);
-                    }
-                    at = i + 1;
-                    next = several.next();
-                }
-                windows.extend_from_slice(&block.windows[at..end]);
-                codes.resize(codes.len() + end - at, code);
-                Ok(())
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Calls `visit(code, from, to)` for every stretch of a block that is of one run.
-    fn each_part(
-        &self,
-        block: &Block,
-        mut visit: impl FnMut(u16, usize, usize) -> Result<(), Damaged>,
-    ) -> Result<(), Damaged> {
-        let mut from = 0;
-        for run in &self.runs[self.run_of(block.first)..] {
-            if from == block.len {
-                break;
+            run = self.read_block(number, run, &mut block)?;
+            let hits = block.hits();
+            let (windows, codes) = (room(windows, n, hits), room(codes, n, hits));
+            block.spread(&block.windows, windows);
+            block.spread(&block.codes_of, codes);
+            let mut at = block.codes;
+            for (place, &i) in (1..).zip(block.owners(&mut owners)) {
+                let i = usize::from(i);
+                let r = u32::from(block.rest_bits[i]);
+                windows[i + place] = block.windows[i];
+                codes[i + place] = block.codes_of[i].saturating_sub(self.blocks.get(at, r) as u16);
+                at += u64::from(r);
             }
-            let to = ((run.first + run.count - block.first) as usize).min(block.len);
-            visit(run.code, from, to)?;
-            from = to;
+            n += hits;
         }
+        windows.truncate(n);
+        codes.truncate(n);
         Ok(())
     }
 
-    /// Decodes all hits, by rank.
-    fn collect(&self, out: &mut Vec<u64>) -> Result<(), Damaged> {
-        let damaged = Damaged("has offsets that are out of range");
-        out.clear();
-        let o = self.shape.offset_bits();
-        let exact = self.exact()?;
+    /// Decodes all hits into the front of `out`, by rank, with these maxima; returns how many.
+    fn collect(&self, exact: &[(u32, u16)], out: &mut Vec<Hit>) -> Result<usize, Damaged> {
+        let (mut block, mut run, mut n) = (Block::empty(), 0, 0);
+        let (mut peaks, mut firsts) = ([0; ROOM], [Hit::default(); ROOM]);
+        let (mut owners, mut offsets) = (Vec::new(), Vec::new());
         let mut exact = exact.iter().peekable();
-        let mut block = Block::empty();
-        let mut hits = Hits::default();
         for number in 0..self.n.div_ceil(BLOCK) {
-            self.read_block(number, &mut block)?;
-            let mut skipped = (0, 0);
-            let mut several = block.several[..block.n_several]
-                .iter()
-                .map(|&i| usize::from(i));
-            let mut next = several.next();
-            let from = out.len();
-            // Without low bits to read, a window with one hit is its number, its peak and its code.
-            self.each_part(&block, |code, mut at, end| {
-                while at < end {
-                    let single = if self.shape.lossless {
-                        at
-                    } else {
-                        next.unwrap_or(end).min(end)
-                    };
-                    let bf16 = u64::from(code::join(code, 0));
-                    let mut largest = 0;
-                    for i in at..single {
-                        let peak = self.blocks.get(block.peaks + i as u64 * u64::from(o), o);
-                        largest = largest.max(peak);
-                        out.push(u64::from(block.windows[i]) << 32 | u64::from(peak) << 16 | bf16);
-                    }
-                    if largest >= self.shape.window {
-                        return Err(damaged);
-                    }
-                    at = single;
-                    if at == end {
-                        break;
-                    }
-                    self.read_hits(&block, at, skipped, &mut hits)?;
-                    let window = u64::from(block.windows[at]) << 32;
-                    out.extend(
-                        hits.offsets
-                            .iter()
-                            .zip(&hits.values)
-                            .map(|(&offset, &bf16)| {
-                                window | u64::from(offset) << 16 | u64::from(bf16)
-                            }),
-                    );
-                    block.skip(at, &mut skipped);
-                    if next == Some(at) {
-                        next = several.next();
-                    }
-                    at += 1;
-                }
-                Ok(())
-            })?;
+            run = self.read_block(number, run, &mut block)?;
+            let out = room(out, n, block.hits());
+            self.read_peaks(&block, &mut peaks)?;
+            for i in 0..block.len {
+                let bf16 = code::join(block.codes_of[i], 0);
+                firsts[i] = Hit::of(block.windows[i], peaks[i], bf16);
+            }
+            block.spread(&firsts, out);
+            if block.others > 0 {
+                let owners = block.owners(&mut owners);
+                self.read_offsets(&block, &peaks, &mut offsets);
+                self.place_others(&block, &peaks, owners, &offsets, out)?;
+            }
+            if self.shape.lossless {
+                self.add_lows(&block, &peaks, out);
+            }
             let end = block.first + block.len as u32;
             if exact.peek().is_some_and(|(rank, _)| *rank < end) {
-                let mut hit = from;
-                for at in 0..block.len {
-                    let count = block.counts[at] as usize;
-                    if let Some((_, bf16)) = exact.next_if(|(r, _)| *r == block.first + at as u32) {
-                        place_maximum(&mut out[hit..hit + count], *bf16);
+                let mut at = 0;
+                for (rank, &count) in (block.first..end).zip(&block.counts) {
+                    let hits = at..at + count as usize;
+                    at = hits.end;
+                    if let Some((_, bf16)) = exact.next_if(|(exact, _)| *exact == rank) {
+                        place_maximum(&mut out[hits], *bf16);
                     }
-                    hit += count;
                 }
             }
+            n += block.hits();
         }
-        Ok(())
+        Ok(n)
     }
+
+    /// The offsets of a block's peaks.
+    fn read_peaks(&self, block: &Block, peaks: &mut [u32; ROOM]) -> Result<(), Damaged> {
+        let o = self.shape.offset_bits();
+        unpack::fields(self.blocks, block.peaks, o, block.len, peaks);
+        let largest = peaks[..block.len].iter().copied().max();
+        if largest < Some(self.shape.window) {
+            return Ok(());
+        }
+        Err(Damaged("has offsets that are out of range"))
+    }
+
+    /// The offsets of a block's other hits.
+    fn read_offsets(&self, block: &Block, peaks: &[u32; ROOM], out: &mut Vec<u32>) {
+        out.clear();
+        if self.dense {
+            for i in block.several() {
+                let mut mask = self.mask(block, i);
+                out.extend((1..block.counts[i]).map(|_| mask.next_but(peaks[i])));
+            }
+        } else {
+            let o = self.shape.offset_bits();
+            let at = |other| block.offsets + other * u64::from(o);
+            out.extend((0..block.others).map(|other| self.blocks.get(at(other), o)));
+        }
+    }
+
+    /// Puts the other hits of a block, of windows `owners`, into their places in `out`, where each
+    /// window's peak is its first hit yet.
+    fn place_others(
+        &self,
+        block: &Block,
+        peaks: &[u32; ROOM],
+        owners: &[u8],
+        offsets: &[u32],
+        out: &mut [Hit],
+    ) -> Result<(), Damaged> {
+        let mut codes_at = block.codes;
+        let (mut last, mut good) = (None, true);
+        for (place, (&i, &offset)) in owners.iter().zip(offsets).enumerate() {
+            let i = usize::from(i);
+            good &= last < Some((i, offset)) && offset != peaks[i] && offset < self.shape.window;
+            last = Some((i, offset));
+            let r = u32::from(block.rest_bits[i]);
+            let less = self.blocks.get(codes_at, r) as u16;
+            codes_at += u64::from(r);
+            let bf16 = code::join(block.codes_of[i].saturating_sub(less), 0);
+            let hit = Hit::of(block.windows[i], offset, bf16);
+            // The peak goes up behind those that are before it.
+            let before = out[i + place];
+            out[i + place] = hit.min(before);
+            out[i + place + 1] = hit.max(before);
+        }
+        if good {
+            return Ok(());
+        }
+        Err(Damaged("has offsets that are out of range"))
+    }
+
+    /// Adds the low bits of a lossless block, of which each window's peak is the first.
+    fn add_lows(&self, block: &Block, peaks: &[u32; ROOM], out: &mut [Hit]) {
+        let mut low = WordReader::new(self.blocks, block.lows);
+        let mut add = |hit: &mut Hit| {
+            let code = code::code(hit.bf16());
+            *hit = hit.with(code::join(code, low.get(LOW_BITS) as u8));
+        };
+        let mut from = 0;
+        for (&count, &peak) in block.counts[..block.len].iter().zip(peaks) {
+            let hits = &mut out[from..from + count as usize];
+            from += count as usize;
+            if let Some(hit) = hits.iter_mut().find(|hit| hit.offset() == peak) {
+                add(hit);
+            }
+            let others = hits.iter_mut().filter(|hit| hit.offset() != peak);
+            others.for_each(&mut add);
+        }
+    }
+}
+
+/// `n` more elements at the end of `values`.
+fn more<T: Copy + Default>(values: &mut Vec<T>, n: usize) -> &mut [T] {
+    let from = values.len();
+    values.resize(from + n, T::default());
+    &mut values[from..]
+}
+
+/// What follows the first `n` elements, with room for `more` and those written beyond them.
+#[inline]
+fn room<T: Copy + Default>(values: &mut Vec<T>, n: usize, more: usize) -> &mut [T] {
+    let needed = n + more + ROOM;
+    if values.len() < needed {
+        values.resize(needed + needed / 2, T::default());
+    }
+    &mut values[n..needed]
 }
 
 /// Puts a window's largest bf16 where the first hit with its code stands.
-fn place_maximum(hits: &mut [u64], bf16: u16) {
+fn place_maximum(hits: &mut [Hit], bf16: u16) {
     let code = code::code(bf16);
-    if let Some(hit) = hits.iter_mut().find(|hit| code::code(**hit as u16) == code) {
-        *hit = *hit & !0xffff | u64::from(bf16);
-    }
-}
-
-/// Sorts by the window, which has `bits` bits; the hits of one window stay in their order.
-fn sort_by_window(buffers: &mut Buffers, bits: u32) {
-    let Buffers { hits, sorted } = buffers;
-    if hits.len() < FEW {
-        hits.sort_unstable();
-        return;
-    }
-    let passes = bits.div_ceil(RADIX_BITS).max(1);
-    let width = bits.div_ceil(passes).max(1);
-    let mask = (1u64 << width) - 1;
-    sorted.resize(hits.len(), 0);
-    let mut starts = vec![0u32; 1 << width];
-    for pass in 0..passes {
-        let shift = 32 + pass * width;
-        starts.fill(0);
-        for &hit in &*hits {
-            starts[(hit >> shift & mask) as usize] += 1;
-        }
-        let mut next = 0;
-        for start in &mut starts {
-            next += std::mem::replace(start, next);
-        }
-        for &hit in &*hits {
-            let start = &mut starts[(hit >> shift & mask) as usize];
-            sorted[*start as usize] = hit;
-            *start += 1;
-        }
-        std::mem::swap(hits, sorted);
+    if let Some(hit) = hits.iter_mut().find(|hit| code::code(hit.bf16()) == code) {
+        *hit = hit.with(bf16);
     }
 }

@@ -2,8 +2,11 @@
 
 use super::block::Block;
 use super::{BLOCK, Damaged, EXACT, Run, Shape};
-use crate::bits::{BitReader, Bits, take_varint};
+use crate::bits::{BitReader, Bits, WordReader, take_varint};
 use crate::code::{self, LOW_BITS, MAX_CODE};
+
+/// Bytes behind a list that make reading its end quicker.
+pub(crate) const SLACK: u64 = 64;
 
 /// One latent's list, open for reading. Costs as much as it has runs.
 #[derive(Clone, Debug)]
@@ -37,6 +40,13 @@ pub struct Hits {
 impl<'a> List<'a> {
     /// Reads the header; refuses one that contradicts itself or the segment.
     pub fn open(bytes: &'a [u8], shape: Shape) -> Result<Self, Damaged> {
+        Self::open_first(bytes, bytes.len(), shape)
+    }
+
+    /// Opens the list in the first `length` bytes. [`SLACK`] more are of use: with them the end of the
+    /// list is read as quickly as the rest.
+    pub(crate) fn open_first(all: &'a [u8], length: usize, shape: Shape) -> Result<Self, Damaged> {
+        let bytes = &all[..length];
         if bytes.is_empty() {
             return Ok(Self::of_nothing(shape));
         }
@@ -54,7 +64,7 @@ impl<'a> List<'a> {
         let damaged = Damaged("ends too early");
         let (&params, after) = rest.split_first().ok_or(damaged)?;
         rest = after;
-        let length = take_varint(&mut rest).ok_or(damaged)?;
+        let length_of_blocks = take_varint(&mut rest).ok_or(damaged)?;
         let mut skip_width = 0;
         if n > BLOCK {
             let (&width, after) = rest.split_first().ok_or(damaged)?;
@@ -65,10 +75,7 @@ impl<'a> List<'a> {
         if n == 0 || hits > bytes.len() as u64 * 8 * u64::from(shape.window) || skip_width > 32 {
             return Err(Damaged("has a header that is out of range"));
         }
-        let mut head = BitReader {
-            bits: Bits(rest),
-            at: 0,
-        };
+        let mut head = WordReader::new(Bits::of(rest), 0);
         let narrower = u32::from(params >> 1 & 3);
         let runs = read_runs(
             &mut head,
@@ -82,7 +89,7 @@ impl<'a> List<'a> {
         let after_skips = head.at + u64::from((n - 1) / BLOCK) * entry;
         let at = after_skips.div_ceil(8);
         let end = at
-            .checked_add(length)
+            .checked_add(length_of_blocks)
             .filter(|&end| end <= rest.len() as u64);
         let end = end.ok_or(damaged)?;
         Ok(Self {
@@ -92,11 +99,14 @@ impl<'a> List<'a> {
             runs,
             floor,
             dense: params & 1 == 1,
-            skips: Bits(rest),
+            skips: Bits::of(rest),
             skips_at: head.at,
             skip_width,
-            blocks: Bits(&rest[at as usize..end as usize]),
-            exact: Bits(&rest[end as usize..]),
+            blocks: Bits {
+                bytes: &all[bytes.len() - rest.len() + at as usize..],
+                n_bytes: length_of_blocks as usize,
+            },
+            exact: Bits::of(&rest[end as usize..]),
         })
     }
 
@@ -108,11 +118,11 @@ impl<'a> List<'a> {
             runs: Vec::new(),
             floor: 0,
             dense: false,
-            skips: Bits(&[]),
+            skips: Bits::of(&[]),
             skips_at: 0,
             skip_width: 0,
-            blocks: Bits(&[]),
-            exact: Bits(&[]),
+            blocks: Bits::of(&[]),
+            exact: Bits::of(&[]),
         }
     }
 
@@ -153,10 +163,10 @@ impl<'a> List<'a> {
 
     /// Appends all windows in the order of their ranks.
     pub fn windows(&self, out: &mut Vec<u32>) -> Result<(), Damaged> {
-        let mut windows = [0; BLOCK as usize];
-        for block in 0..self.n.div_ceil(BLOCK) {
-            let (len, _) = self.read_windows(block, &mut windows)?;
-            out.extend_from_slice(&windows[..len]);
+        let (mut block, mut run) = (Block::empty(), 0);
+        for number in 0..self.n.div_ceil(BLOCK) {
+            (_, run) = self.read_windows(number, run, &mut block)?;
+            out.extend_from_slice(&block.windows[..block.len]);
         }
         Ok(())
     }
@@ -207,8 +217,9 @@ impl<'a> List<'a> {
     pub fn for_each(&self, mut visit: impl FnMut(u32, u32, &Hits)) -> Result<(), Damaged> {
         let mut block = Block::empty();
         let mut hits = Hits::default();
+        let mut run = 0;
         for number in 0..self.n.div_ceil(BLOCK) {
-            self.read_block(number, &mut block)?;
+            run = self.read_block(number, run, &mut block)?;
             let mut skipped = (0, 0);
             for at in 0..block.len {
                 self.read_hits(&block, at, skipped, &mut hits)?;
@@ -222,7 +233,7 @@ impl<'a> List<'a> {
 
 /// Reads the histogram: the runs of `n` windows with codes from `hi` down to `lo`.
 fn read_runs(
-    head: &mut BitReader<'_>,
+    head: &mut WordReader<'_>,
     shape: Shape,
     (hi, lo): (u16, u16),
     n: u32,
@@ -233,8 +244,8 @@ fn read_runs(
     let mut runs = Vec::with_capacity(64.min(usize::from(hi - lo) + 1));
     let mut first = 0u32;
     for code in (lo..=hi).rev() {
-        let high = u64::from(head.gamma().ok_or(damaged)? - 1);
-        let count = high << order | u64::from(head.get(order));
+        let (high, low) = head.gamma_and_field(order).ok_or(damaged)?;
+        let count = u64::from(high) << order | u64::from(low);
         let left = u64::from(n - first);
         if count > left {
             return Err(damaged);
