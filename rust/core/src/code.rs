@@ -11,6 +11,8 @@ const PER_OCTAVE: u32 = 16;
 pub(crate) const LOW_BITS: u32 = 3;
 /// Octaves of the subnormal bf16 numbers, the last seven bits below 2^-126.
 const SUBNORMAL_OCTAVES: u32 = 7;
+/// The code of the smallest normal bf16.
+pub(crate) const NORMAL: u16 = (SUBNORMAL_OCTAVES * PER_OCTAVE) as u16;
 /// The largest finite bf16.
 const MAX: u16 = 0x7f7f;
 /// The code of the largest finite bf16.
@@ -79,15 +81,20 @@ pub fn join(code: u16, low: u8) -> u16 {
 #[inline]
 #[must_use]
 pub fn decode(code: u16) -> f32 {
-    let code = u32::from(code);
-    if code >= SUBNORMAL_OCTAVES * PER_OCTAVE {
-        let bits = (code - (SUBNORMAL_OCTAVES - 1) * PER_OCTAVE) << LOW_BITS;
-        return f32::from_bits(bits << 16 | 0x3_8000);
+    if code >= NORMAL {
+        return middle(join(code, 0));
     }
+    let code = u32::from(code);
     let octave = code / PER_OCTAVE;
     let mantissa = 1.0 + (code % PER_OCTAVE) as f32 / PER_OCTAVE as f32;
     let below = if octave >= 4 { 3.5 / 128.0 } else { 0.0 };
     (mantissa + below) * f32::MIN_POSITIVE / (1u32 << (SUBNORMAL_OCTAVES - octave)) as f32
+}
+
+/// The value that stands for the code of a normal bf16, whose low bits are 0.
+#[inline]
+pub(crate) fn middle(bf16: u16) -> f32 {
+    f32::from_bits(u32::from(bf16) << 16 | 0x3_8000)
 }
 
 #[cfg(test)]

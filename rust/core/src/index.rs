@@ -1,5 +1,6 @@
 //! Reading an index: its texts and postings, across its segments.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -10,6 +11,11 @@ use crate::manifest::{Manifest, Parameters};
 use crate::ranked::Ranked;
 use crate::segment::Segment;
 use crate::sides::Sides;
+
+thread_local! {
+    /// Working memory of [`Index::postings`].
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
 
 /// An open index.
 ///
@@ -182,11 +188,11 @@ impl Index {
     pub fn postings(&self, latent: u32) -> Result<Postings> {
         let ranked = Ranked::open(self, latent)?;
         let mut postings = Postings::default();
-        ranked.postings(
-            &mut Buffers::default(),
-            &mut postings.positions,
-            &mut postings.activations,
-        )?;
+        BUFFERS.with_borrow_mut(|buffers| {
+            ranked.postings(buffers, &mut postings.positions, &mut postings.activations)?;
+            buffers.shrink();
+            Ok(())
+        })?;
         self.intact()?;
         Ok(postings)
     }

@@ -1,9 +1,7 @@
 //! Hits by position.
 
 /// Hits below which comparing is the quicker way to sort.
-const FEW: usize = 96;
-/// The most bits that one pass of the sort orders by.
-const RADIX_BITS: u32 = 10;
+const FEW: usize = 64;
 
 /// One posting, from the top: 32 bits of window, 16 of offset, 16 of bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,54 +40,57 @@ impl Hit {
     }
 }
 
-/// Calls `place` with every hit and its place by window, of up to `bits` bits; the hits of one window
-/// stay in their order.
-pub(super) fn in_order(
-    hits: &mut [Hit],
-    sorted: &mut Vec<Hit>,
+/// The hits by window, of up to `bits` bits; those of one window stay in their order.
+pub(super) fn in_order<'a>(
+    hits: &'a mut [Hit],
+    other: &'a mut Vec<Hit>,
     bits: u32,
-    mut place: impl FnMut(usize, Hit),
-) {
+) -> &'a mut [Hit] {
     if hits.len() < FEW {
         hits.sort_unstable();
-        hits.iter()
-            .enumerate()
-            .for_each(|(at, &hit)| place(at, hit));
-        return;
+        return hits;
     }
-    let passes = bits.div_ceil(RADIX_BITS).max(1);
-    let width = bits.div_ceil(passes);
-    let digit =
-        |hit: Hit, pass: u32| (hit.window() >> (pass * width)) as usize & ((1 << width) - 1);
+    if other.len() < hits.len() {
+        other.resize(hits.len(), Hit::default());
+    }
+    let other = &mut other[..hits.len()];
+    match bits {
+        // Fewer buckets are filled up sooner.
+        0..=16 => by_digits::<256, 2>(hits, other),
+        17..=22 => by_digits::<2048, 2>(hits, other),
+        _ => by_digits::<2048, 3>(hits, other),
+    }
+}
+
+/// Sorts by `PASSES` digits of the window, each below `RADIX`, the lowest first.
+fn by_digits<'a, const RADIX: usize, const PASSES: usize>(
+    hits: &'a mut [Hit],
+    other: &'a mut [Hit],
+) -> &'a mut [Hit] {
+    let digit = |hit: Hit, pass: usize| {
+        (hit.window() >> (pass as u32 * RADIX.ilog2())) as usize & (RADIX - 1)
+    };
     // Where the hits with each digit go, for all passes at once.
-    let mut starts = vec![0u32; (passes as usize) << width];
+    let mut starts = [[0u32; RADIX]; PASSES];
     for &hit in &*hits {
-        for pass in 0..passes {
-            starts[((pass as usize) << width) + digit(hit, pass)] += 1;
+        for (pass, starts) in starts.iter_mut().enumerate() {
+            starts[digit(hit, pass)] += 1;
         }
     }
-    for starts in starts.chunks_exact_mut(1 << width) {
+    for start in &mut starts {
         let mut next = 0;
-        for start in starts {
+        for start in start {
             next += std::mem::replace(start, next);
         }
     }
-    if sorted.len() < hits.len() {
-        sorted.resize(hits.len(), Hit::default());
-    }
-    let (mut from, mut to) = (hits, &mut sorted[..]);
-    let n = from.len();
-    for (pass, starts) in (0..passes).zip(starts.chunks_exact_mut(1 << width)) {
-        let mut next = |hit: Hit| {
+    let (mut from, mut to) = (hits, other);
+    for (pass, starts) in starts.iter_mut().enumerate() {
+        for &hit in &*from {
             let start = &mut starts[digit(hit, pass)];
+            to[*start as usize] = hit;
             *start += 1;
-            *start as usize - 1
-        };
-        if pass + 1 == passes {
-            from[..n].iter().for_each(|&hit| place(next(hit), hit));
-        } else {
-            from[..n].iter().for_each(|&hit| to[next(hit)] = hit);
-            std::mem::swap(&mut from, &mut to);
         }
+        std::mem::swap(&mut from, &mut to);
     }
+    from
 }

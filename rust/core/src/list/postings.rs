@@ -14,6 +14,18 @@ pub struct Buffers {
     sorted: Vec<Hit>,
 }
 
+/// So many hits of working memory are kept.
+const KEPT: usize = 1 << 20;
+
+impl Buffers {
+    /// Gives back the memory of a long list.
+    pub(crate) fn shrink(&mut self) {
+        if self.hits.len() > KEPT {
+            *self = Self::default();
+        }
+    }
+}
+
 impl List<'_> {
     /// Appends the position (relative to the segment, ascending) and the bf16 of every posting.
     ///
@@ -25,12 +37,9 @@ impl List<'_> {
         positions: &mut Vec<u32>,
         values: &mut Vec<u16>,
     ) -> Result<(), Damaged> {
-        let n = self.collect(&self.exact()?, &mut buffers.hits)?;
-        let (positions, values) = (more(positions, n), more(values, n));
-        self.sort(buffers, n, |at, hit| {
-            positions[at] = hit.position(self.shape.window);
-            values[at] = hit.bf16();
-        });
+        let hits = self.by_position(&self.exact()?, buffers)?;
+        positions.extend(hits.iter().map(|hit| hit.position(self.shape.window)));
+        values.extend(hits.iter().map(|hit| hit.bf16()));
         Ok(())
     }
 
@@ -43,18 +52,30 @@ impl List<'_> {
         activations: &mut Vec<f32>,
     ) -> Result<(), Damaged> {
         // An activation is told by its code, so what is exact does not matter.
-        let n = self.collect(&[], &mut buffers.hits)?;
-        let (positions, activations) = (more(positions, n), more(activations, n));
-        self.sort(buffers, n, |at, hit| {
-            positions[at] = base + u64::from(hit.position(self.shape.window));
-            activations[at] = self.shape.activation(hit.bf16());
-        });
+        let hits = self.by_position(&[], buffers)?;
+        let window = self.shape.window;
+        positions.extend(
+            hits.iter()
+                .map(|hit| base + u64::from(hit.position(window))),
+        );
+        if self.shape.lossless {
+            activations.extend(hits.iter().map(|hit| code::value(hit.bf16())));
+        } else if self.floor >= code::NORMAL {
+            activations.extend(hits.iter().map(|hit| code::middle(hit.bf16())));
+        } else {
+            activations.extend(hits.iter().map(|hit| self.shape.activation(hit.bf16())));
+        }
         Ok(())
     }
 
-    fn sort(&self, buffers: &mut Buffers, n: usize, place: impl FnMut(usize, Hit)) {
+    fn by_position<'b>(
+        &self,
+        exact: &[(u32, u16)],
+        buffers: &'b mut Buffers,
+    ) -> Result<&'b [Hit], Damaged> {
         let Buffers { hits, sorted } = buffers;
-        in_order(&mut hits[..n], sorted, self.shape.window_bits(), place);
+        let n = self.collect(exact, hits)?;
+        Ok(in_order(&mut hits[..n], sorted, self.shape.window_bits()))
     }
 
     /// Appends the window and the code of every posting in stored order, a window's peak first.
@@ -197,13 +218,6 @@ impl List<'_> {
             others.for_each(&mut add);
         }
     }
-}
-
-/// `n` more elements at the end of `values`.
-fn more<T: Copy + Default>(values: &mut Vec<T>, n: usize) -> &mut [T] {
-    let from = values.len();
-    values.resize(from + n, T::default());
-    &mut values[from..]
 }
 
 /// What follows the first `n` elements, with room for `more` and those written beyond them.
