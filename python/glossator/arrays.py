@@ -20,6 +20,7 @@ from glossator.errors import InputError
 __all__ = ["Array", "flat_ids", "to_activations", "to_ids", "to_numpy", "to_values", "whole"]
 
 Array = npt.NDArray[Any]
+_FEW = 16
 
 
 def whole(name: str, value: int, limit: int) -> int:
@@ -48,6 +49,12 @@ def flat_ids(name: str, value: npt.ArrayLike, dtype: type[np.unsignedinteger[Any
     """A list of ids."""
     if type(value) is np.ndarray and value.dtype == dtype and value.ndim == 1:
         return np.ascontiguousarray(value)
+    # A few latents are asked for so often that their checks would take as long as the answer.
+    if type(value) is list and len(value) <= _FEW and all(type(item) is int for item in value):
+        try:
+            return np.array(value, dtype)
+        except OverflowError:
+            pass  # Refused by name below.
     array = to_numpy(name, value)
     if array.ndim != 1:
         raise InputError(f"`{name}` has shape {array.shape}; it must have one dimension")

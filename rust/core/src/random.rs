@@ -31,6 +31,8 @@ fn number(key: u64, step: u64) -> u64 {
 
 /// Up to this many numbers are shuffled in place.
 const SMALL: u64 = 1024;
+/// So many steps are expected.
+const FEW: usize = 24;
 /// Of more numbers, as many as one in so many are shuffled with a list of those that were moved.
 const SPARSE: u64 = 8;
 
@@ -59,7 +61,10 @@ impl Shuffle {
         let places = if n <= SMALL {
             Places::All((0..n as u32).collect())
         } else {
-            Places::Moved(HashMap::default())
+            Places::Moved(HashMap::with_capacity_and_hasher(
+                FEW,
+                BuildHasherDefault::default(),
+            ))
         };
         Self {
             key,

@@ -182,7 +182,7 @@ impl<'a> Ranked<'a> {
             let mut outside = false;
             local.clear();
             local.extend(wanted.iter().map(|wanted| wanted.1));
-            let read = part.list.read_each(&local, |at, _, hits| {
+            let read = part.list.read_each(&local, |at, hits| {
                 for (&offset, &bf16) in hits.offsets.iter().zip(&hits.values) {
                     if offset < shape.window {
                         visit(wanted[at].2, offset as usize, shape.activation(bf16));

@@ -156,10 +156,10 @@ impl Block {
 /// The windows of a run that are in a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stretch {
-    run: Run,
+    pub(super) run: Run,
     /// Their places in the block.
-    from: usize,
-    to: usize,
+    pub(super) from: usize,
+    pub(super) to: usize,
 }
 
 impl List<'_> {
@@ -177,9 +177,14 @@ impl List<'_> {
         )
     }
 
-    /// What of each run, from `run` on, is in a block of `len` windows from rank `first` on.
+    /// What of each run, from `run` on, is among the `len` windows from rank `first` on.
     #[inline]
-    fn stretches(&self, run: usize, first: u32, len: usize) -> impl Iterator<Item = Stretch> {
+    pub(super) fn stretches(
+        &self,
+        run: usize,
+        first: u32,
+        len: usize,
+    ) -> impl Iterator<Item = Stretch> {
         let mut from = 0;
         self.runs[run..].iter().map_while(move |&run| {
             let to = len.min((run.first + run.count - first) as usize);

@@ -1,40 +1,45 @@
 //! Single windows: what a draw reads.
 
-use super::block::Block;
+use super::block::{Block, Stretch};
 use super::read::{Hits, List};
 use super::{BLOCK, Damaged};
 use crate::bits::{WHOLE, low_mask, width_of};
 
 impl List<'_> {
-    /// The window with this rank, below `n_windows`.
-    ///
-    /// Adds up the gaps before it in its block: what is unary is counted, not read one by one.
-    pub fn window_at(&self, rank: u32) -> Result<u32, Damaged> {
-        Ok(self.find(rank)?.0)
-    }
-
     /// The window with this rank, below `n_windows`, and its hits.
     pub fn read(&self, rank: u32, hits: &mut Hits) -> Result<u32, Damaged> {
+        self.read_one(rank, &mut Block::empty(), hits)?;
+        self.window_at(rank)
+    }
+
+    /// The hits of the window with this rank; `block` is working memory.
+    fn read_one(&self, rank: u32, block: &mut Block, hits: &mut Hits) -> Result<(), Damaged> {
         let damaged = Damaged("has windows that are out of range");
-        let (window, high_at) = self.find(rank)?;
-        let mut block = Block::empty();
-        block.first = rank / BLOCK * BLOCK;
-        block.len = (self.n - block.first).min(BLOCK) as usize;
+        let number = rank / BLOCK;
+        let first = number * BLOCK;
+        let run = self.run_of(first);
+        (block.first, block.len) = (first, (self.n - first).min(BLOCK) as usize);
+        let high_at = self.skip(number).0 + self.low_bits(run, first, block.len);
         let hits_at = self.after_ones(high_at, block.len as u32).ok_or(damaged)?;
         let at = (rank % BLOCK) as usize;
         let skipped = if self.dense && !self.shape.lossless {
-            self.skip_masks(hits_at, rank, &mut block)?
+            self.skip_masks(hits_at, run, rank, block)?
         } else {
-            self.read_fields(hits_at, self.run_of(block.first), &mut block)?;
+            self.read_fields(hits_at, run, block)?;
             block.skipped(at)
         };
-        self.read_hits(&block, at, skipped, hits)?;
-        Ok(window)
+        self.read_hits(block, at, skipped, hits)
     }
 
     /// Of a block whose masks begin at bit `at`: where its fields lie, how many hits the window with
     /// this rank has, and the other hits before it with the bits of their codes.
-    fn skip_masks(&self, at: u64, rank: u32, block: &mut Block) -> Result<(u64, u64), Damaged> {
+    fn skip_masks(
+        &self,
+        at: u64,
+        run: usize,
+        rank: u32,
+        block: &mut Block,
+    ) -> Result<(u64, u64), Damaged> {
         let damaged = Damaged("has hits that are out of range");
         let width = u64::from(self.shape.window);
         block.place_dense(at, width, self.shape.offset_bits());
@@ -44,7 +49,7 @@ impl List<'_> {
             ones.checked_sub(u64::from(to - from)).ok_or(damaged)
         };
         let mut skipped = (0, 0);
-        for run in &self.runs[self.run_of(block.first)..] {
+        for run in &self.runs[run..] {
             if run.first >= rank {
                 break;
             }
@@ -64,27 +69,27 @@ impl List<'_> {
         Ok(skipped)
     }
 
-    /// Reads the windows with these ranks, ascending and below `n_windows`, and their hits; each
-    /// block is decoded once. `visit` is given the place in `ranks`, the window and the hits.
+    /// Reads the hits of the windows with these ranks, ascending and below `n_windows`; each block is
+    /// decoded once. `visit` is given the place in `ranks`, and the hits.
     pub fn read_each(
         &self,
         ranks: &[u32],
-        mut visit: impl FnMut(usize, u32, &Hits),
+        mut visit: impl FnMut(usize, &Hits),
     ) -> Result<(), Damaged> {
         let mut block = Block::empty();
         let mut hits = Hits::default();
         let mut from = 0;
         for wanted in ranks.chunk_by(|a, b| a / BLOCK == b / BLOCK) {
             if let &[rank] = wanted {
-                let window = self.read(rank, &mut hits)?;
-                visit(from, window, &hits);
+                self.read_one(rank, &mut block, &mut hits)?;
+                visit(from, &hits);
             } else {
                 let number = wanted[0] / BLOCK;
                 self.read_block(number, self.run_of(number * BLOCK), &mut block)?;
                 for (place, rank) in (from..).zip(wanted) {
                     let at = (rank % BLOCK) as usize;
                     self.read_hits(&block, at, block.skipped(at), &mut hits)?;
-                    visit(place, block.windows[at], &hits);
+                    visit(place, &hits);
                 }
             }
             from += wanted.len();
@@ -92,28 +97,21 @@ impl List<'_> {
         Ok(())
     }
 
-    /// The window with a rank, and where the unary parts of its block's gaps begin.
-    fn find(&self, rank: u32) -> Result<(u32, u64), Damaged> {
+    /// The window with this rank, below `n_windows`.
+    ///
+    /// Adds up the gaps before it in its block: what is unary is counted, not read one by one.
+    pub fn window_at(&self, rank: u32) -> Result<u32, Damaged> {
         let damaged = Damaged("has windows that are out of range");
         let first = rank / BLOCK * BLOCK;
-        let end = (first + BLOCK).min(self.n);
+        let len = (self.n - first).min(BLOCK) as usize;
         let (at, before) = self.skip(rank / BLOCK);
-        // The low bits come first: of the windows before the rank's run, and of all.
-        let (mut low_at, mut high_at) = (at, at);
-        let runs = &self.runs[self.run_of(first)..];
-        let mut run = runs[0];
-        for next in runs {
-            if next.first >= end {
-                break;
-            }
-            let (from, to) = (next.first.max(first), (next.first + next.count).min(end));
-            if next.first <= rank {
-                run = *next;
-                low_at = high_at;
-            }
-            high_at += u64::from(next.gap_bits) * u64::from(to - from);
-        }
+        let (block_run, own) = (self.run_of(first), self.run_of(rank));
+        let run = self.runs[own];
         let start = run.first.max(first);
+        // The low bits come first: of the windows before the rank's run, and of all.
+        let mut low_at = at + self.low_bits(block_run, first, (start - first) as usize);
+        let rest = first as usize + len - start as usize;
+        let high_at = low_at + self.low_bits(own, start, rest);
         let begin = self.after_ones(high_at, start - first).ok_or(damaged)?;
         let gaps = rank + 1 - start;
         let stop = self.after_ones(begin, gaps).ok_or(damaged)?;
@@ -143,7 +141,13 @@ impl List<'_> {
         if window >= u64::from(self.shape.n_windows) {
             return Err(damaged);
         }
-        Ok((window as u32, high_at))
+        Ok(window as u32)
+    }
+
+    /// The low bits of the gaps of `len` windows from rank `first` on, which is of the run `run`.
+    fn low_bits(&self, run: usize, first: u32, len: usize) -> u64 {
+        let bits = |part: Stretch| u64::from(part.run.gap_bits) * (part.to - part.from) as u64;
+        self.stretches(run, first, len).map(bits).sum()
     }
 
     /// The ones among `len` bits from bit `at` on.
