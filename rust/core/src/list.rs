@@ -46,6 +46,7 @@
 mod block;
 mod divide;
 mod encode;
+mod hits;
 mod one;
 mod order;
 mod postings;

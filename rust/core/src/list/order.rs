@@ -4,40 +4,37 @@
 const FEW: usize = 64;
 
 /// One posting, from the top: 32 bits of window, 16 of offset, 16 of bf16.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Hit(u64);
+pub(super) type Hit = u64;
 
-impl Hit {
-    #[inline]
-    pub(super) fn of(window: u32, offset: u32, bf16: u16) -> Self {
-        Self(u64::from(window) << 32 | u64::from(offset) << 16 | u64::from(bf16))
-    }
+#[inline]
+pub(super) fn hit(window: u32, offset: u32, bf16: u16) -> Hit {
+    u64::from(window) << 32 | u64::from(offset) << 16 | u64::from(bf16)
+}
 
-    #[inline]
-    pub(super) fn bf16(self) -> u16 {
-        self.0 as u16
-    }
+#[inline]
+pub(super) fn offset_of(hit: Hit) -> u32 {
+    (hit >> 16) as u32 & 0xffff
+}
 
-    #[inline]
-    pub(super) fn with(self, bf16: u16) -> Self {
-        Self(self.0 & !0xffff | u64::from(bf16))
-    }
+#[inline]
+pub(super) fn bf16_of(hit: Hit) -> u16 {
+    hit as u16
+}
 
-    #[inline]
-    pub(super) fn offset(self) -> u32 {
-        (self.0 >> 16 & 0xffff) as u32
-    }
+#[inline]
+pub(super) fn with_bf16(hit: Hit, bf16: u16) -> Hit {
+    hit & !0xffff | u64::from(bf16)
+}
 
-    /// Its position where windows have `window` tokens.
-    #[inline]
-    pub(super) fn position(self, window: u32) -> u32 {
-        self.window() * window + self.offset()
-    }
+/// Its position where windows have `window` tokens.
+#[inline]
+pub(super) fn position_of(hit: Hit, window: u32) -> u32 {
+    window_of(hit) * window + offset_of(hit)
+}
 
-    #[inline]
-    fn window(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
+#[inline]
+fn window_of(hit: Hit) -> u32 {
+    (hit >> 32) as u32
 }
 
 /// The hits by window, of up to `bits` bits; those of one window stay in their order.
@@ -51,7 +48,7 @@ pub(super) fn in_order<'a>(
         return hits;
     }
     if other.len() < hits.len() {
-        other.resize(hits.len(), Hit::default());
+        other.resize(hits.len(), 0);
     }
     let other = &mut other[..hits.len()];
     match bits {
@@ -68,7 +65,7 @@ fn by_digits<'a, const RADIX: usize, const PASSES: usize>(
     other: &'a mut [Hit],
 ) -> &'a mut [Hit] {
     let digit = |hit: Hit, pass: usize| {
-        (hit.window() >> (pass as u32 * RADIX.ilog2())) as usize & (RADIX - 1)
+        (window_of(hit) >> (pass as u32 * RADIX.ilog2())) as usize & (RADIX - 1)
     };
     // Where the hits with each digit go, for all passes at once.
     let mut starts = [[0u32; RADIX]; PASSES];

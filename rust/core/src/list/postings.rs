@@ -1,7 +1,7 @@
 //! All postings of a list at once, in its own order or by position.
 
 use super::block::Block;
-use super::order::{Hit, in_order};
+use super::order::{Hit, bf16_of, hit, in_order, offset_of, position_of, with_bf16};
 use super::unpack::{self, ROOM};
 use super::{BLOCK, Damaged, List};
 use crate::bits::WordReader;
@@ -38,8 +38,8 @@ impl List<'_> {
         values: &mut Vec<u16>,
     ) -> Result<(), Damaged> {
         let hits = self.by_position(&self.exact()?, buffers)?;
-        positions.extend(hits.iter().map(|hit| hit.position(self.shape.window)));
-        values.extend(hits.iter().map(|hit| hit.bf16()));
+        positions.extend(hits.iter().map(|&hit| position_of(hit, self.shape.window)));
+        values.extend(hits.iter().map(|&hit| bf16_of(hit)));
         Ok(())
     }
 
@@ -56,14 +56,14 @@ impl List<'_> {
         let window = self.shape.window;
         positions.extend(
             hits.iter()
-                .map(|hit| base + u64::from(hit.position(window))),
+                .map(|&hit| base + u64::from(position_of(hit, window))),
         );
         if self.shape.lossless {
-            activations.extend(hits.iter().map(|hit| code::value(hit.bf16())));
+            activations.extend(hits.iter().map(|&hit| code::value(bf16_of(hit))));
         } else if self.floor >= code::NORMAL {
-            activations.extend(hits.iter().map(|hit| code::middle(hit.bf16())));
+            activations.extend(hits.iter().map(|&hit| code::middle(bf16_of(hit))));
         } else {
-            activations.extend(hits.iter().map(|hit| self.shape.activation(hit.bf16())));
+            activations.extend(hits.iter().map(|&hit| self.shape.activation(bf16_of(hit))));
         }
         Ok(())
     }
@@ -86,8 +86,9 @@ impl List<'_> {
             run = self.read_block(number, run, &mut block)?;
             let hits = block.hits();
             let (windows, codes) = (room(windows, n, hits), room(codes, n, hits));
-            block.spread(&block.windows, windows);
-            block.spread(&block.codes_of, codes);
+            let firsts = block.firsts();
+            block.spread(firsts.as_ref(), &block.windows, windows);
+            block.spread(firsts.as_ref(), &block.codes_of, codes);
             let mut at = block.codes;
             for (place, &i) in (1..).zip(block.owners(&mut owners)) {
                 let i = usize::from(i);
@@ -106,7 +107,7 @@ impl List<'_> {
     /// Decodes all hits into the front of `out`, by rank, with these maxima; returns how many.
     fn collect(&self, exact: &[(u32, u16)], out: &mut Vec<Hit>) -> Result<usize, Damaged> {
         let (mut block, mut run, mut n) = (Block::empty(), 0, 0);
-        let (mut peaks, mut firsts) = ([0; ROOM], [Hit::default(); ROOM]);
+        let (mut peaks, mut firsts) = ([0; ROOM], [0; ROOM]);
         let (mut owners, mut offsets) = (Vec::new(), Vec::new());
         let mut exact = exact.iter().peekable();
         for number in 0..self.n.div_ceil(BLOCK) {
@@ -115,9 +116,9 @@ impl List<'_> {
             self.read_peaks(&block, &mut peaks)?;
             for i in 0..block.len {
                 let bf16 = code::join(block.codes_of[i], 0);
-                firsts[i] = Hit::of(block.windows[i], peaks[i], bf16);
+                firsts[i] = hit(block.windows[i], peaks[i], bf16);
             }
-            block.spread(&firsts, out);
+            block.spread(block.firsts().as_ref(), &firsts, out);
             if block.others > 0 {
                 let owners = block.owners(&mut owners);
                 self.read_offsets(&block, &peaks, &mut offsets);
@@ -188,11 +189,11 @@ impl List<'_> {
             let less = self.blocks.get(codes_at, r) as u16;
             codes_at += u64::from(r);
             let bf16 = code::join(block.codes_of[i].saturating_sub(less), 0);
-            let hit = Hit::of(block.windows[i], offset, bf16);
+            let new = hit(block.windows[i], offset, bf16);
             // The peak goes up behind those that are before it.
             let before = out[i + place];
-            out[i + place] = hit.min(before);
-            out[i + place + 1] = hit.max(before);
+            out[i + place] = new.min(before);
+            out[i + place + 1] = new.max(before);
         }
         if good {
             return Ok(());
@@ -204,17 +205,17 @@ impl List<'_> {
     fn add_lows(&self, block: &Block, peaks: &[u32; ROOM], out: &mut [Hit]) {
         let mut low = WordReader::new(self.blocks, block.lows);
         let mut add = |hit: &mut Hit| {
-            let code = code::code(hit.bf16());
-            *hit = hit.with(code::join(code, low.get(LOW_BITS) as u8));
+            let code = code::code(bf16_of(*hit));
+            *hit = with_bf16(*hit, code::join(code, low.get(LOW_BITS) as u8));
         };
         let mut from = 0;
         for (&count, &peak) in block.counts[..block.len].iter().zip(peaks) {
             let hits = &mut out[from..from + count as usize];
             from += count as usize;
-            if let Some(hit) = hits.iter_mut().find(|hit| hit.offset() == peak) {
+            if let Some(hit) = hits.iter_mut().find(|hit| offset_of(**hit) == peak) {
                 add(hit);
             }
-            let others = hits.iter_mut().filter(|hit| hit.offset() != peak);
+            let others = hits.iter_mut().filter(|hit| offset_of(**hit) != peak);
             others.for_each(&mut add);
         }
     }
@@ -233,7 +234,10 @@ fn room<T: Copy + Default>(values: &mut Vec<T>, n: usize, more: usize) -> &mut [
 /// Puts a window's largest bf16 where the first hit with its code stands.
 fn place_maximum(hits: &mut [Hit], bf16: u16) {
     let code = code::code(bf16);
-    if let Some(hit) = hits.iter_mut().find(|hit| code::code(hit.bf16()) == code) {
-        *hit = hit.with(bf16);
+    if let Some(hit) = hits
+        .iter_mut()
+        .find(|hit| code::code(bf16_of(**hit)) == code)
+    {
+        *hit = with_bf16(*hit, bf16);
     }
 }

@@ -3,7 +3,9 @@
 #[allow(clippy::wildcard_imports)] // They are instructions, and have their own prefix.
 use std::arch::x86_64::*;
 
-use super::unpack::{Gaps, Plane, end_of};
+use bytemuck::Pod;
+
+use super::unpack::{Firsts, Gaps, Plane, ROOM, end_of};
 use crate::bits::{Bits, low_mask};
 
 /// The widest field that a lane of 32 bits holds wherever in a byte it begins.
@@ -124,6 +126,26 @@ pub(super) fn windows(
         from += count;
     }
     Some(())
+}
+
+/// As [`super::unpack::expand`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
+pub(super) fn expand<T: Pod>(firsts: &Firsts, n: usize, values: &[T; ROOM], out: &mut [T]) {
+    let lanes = 64 / size_of::<T>();
+    let mut taken = 0;
+    for at in (0..n).step_by(lanes) {
+        let mask = firsts[at / 64] >> (at % 64) & (u64::MAX >> (64 - lanes));
+        let packed =
+            bytemuck::pod_read_unaligned(bytemuck::cast_slice(&values[taken..taken + lanes]));
+        let spread = match lanes {
+            8 => _mm512_maskz_expand_epi64(mask as u8, packed),
+            16 => _mm512_maskz_expand_epi32(mask as u16, packed),
+            _ => _mm512_maskz_expand_epi16(mask as u32, packed),
+        };
+        bytemuck::cast_slice_mut(&mut out[at..at + lanes])
+            .copy_from_slice(bytemuck::bytes_of(&spread));
+        taken += mask.count_ones() as usize;
+    }
 }
 
 /// Where sixteen fields of one width lie, and the next sixteen, and so on.
