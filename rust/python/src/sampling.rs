@@ -2,6 +2,7 @@
 
 use glossator_core::Examples;
 use numpy::{IntoPyArray, PyArrayMethods};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -27,27 +28,33 @@ impl Plan {
 pub fn columns(py: Python<'_>, examples: Examples) -> PyResult<Bound<'_, PyDict>> {
     let columns = PyDict::new(py);
     let shape = [examples.latent.len(), examples.length];
-    columns.set_item("latent", examples.latent.into_pyarray(py))?;
-    columns.set_item("start", examples.start.into_pyarray(py))?;
-    columns.set_item("tokens", examples.tokens.into_pyarray(py).reshape(shape)?)?;
+    columns.set_item(intern!(py, "latent"), examples.latent.into_pyarray(py))?;
+    columns.set_item(intern!(py, "start"), examples.start.into_pyarray(py))?;
     columns.set_item(
-        "activations",
+        intern!(py, "tokens"),
+        examples.tokens.into_pyarray(py).reshape(shape)?,
+    )?;
+    columns.set_item(
+        intern!(py, "activations"),
         examples.activations.into_pyarray(py).reshape(shape)?,
     )?;
-    columns.set_item("decile", examples.decile.into_pyarray(py))?;
-    columns.set_item("split", examples.split.into_pyarray(py))?;
-    columns.set_item("kind", examples.kind.into_pyarray(py))?;
-    columns.set_item("document", examples.document.into_pyarray(py))?;
+    columns.set_item(intern!(py, "decile"), examples.decile.into_pyarray(py))?;
+    columns.set_item(intern!(py, "split"), examples.split.into_pyarray(py))?;
+    columns.set_item(intern!(py, "kind"), examples.kind.into_pyarray(py))?;
+    columns.set_item(intern!(py, "document"), examples.document.into_pyarray(py))?;
     columns.set_item(
-        "document_start",
+        intern!(py, "document_start"),
         examples.document_start.into_pyarray(py).reshape(shape)?,
     )?;
-    columns.set_item("mask", examples.mask.into_pyarray(py).reshape(shape)?)?;
+    columns.set_item(
+        intern!(py, "mask"),
+        examples.mask.into_pyarray(py).reshape(shape)?,
+    )?;
     let rows: Vec<(u32, &str, usize, usize)> = examples
         .shortfalls
         .iter()
         .map(|s| (s.latent, s.what, s.wanted, s.found))
         .collect();
-    columns.set_item("shortfall_rows", rows)?;
+    columns.set_item(intern!(py, "shortfall_rows"), rows)?;
     Ok(columns)
 }
