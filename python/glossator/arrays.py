@@ -50,7 +50,7 @@ def flat_ids(name: str, value: npt.ArrayLike, dtype: type[np.unsignedinteger[Any
     if type(value) is np.ndarray and value.dtype == dtype and value.ndim == 1:
         return np.ascontiguousarray(value)
     # A few latents are asked for so often that their checks would take as long as the answer.
-    if type(value) is list and len(value) <= _FEW and all(type(item) is int for item in value):
+    if isinstance(value, list) and len(value) <= _FEW and all(type(i) is int for i in value):
         try:
             return np.array(value, dtype)
         except OverflowError:

@@ -151,15 +151,20 @@ impl List<'_> {
     }
 
     /// The ones among `len` bits from bit `at` on.
-    fn count_ones(&self, mut at: u64, len: u64) -> u64 {
-        let end = at + len;
-        let mut ones = 0;
-        while at < end {
-            let bits = (end - at).min(u64::from(WHOLE)) as u32;
-            ones += u64::from((self.blocks.load(at) & (u64::MAX >> (64 - bits))).count_ones());
-            at += u64::from(bits);
+    fn count_ones(&self, at: u64, len: u64) -> u64 {
+        if len == 0 {
+            return 0;
         }
-        ones
+        let end = at + len;
+        let mut base = at & !7;
+        let mut word = self.blocks.word((base >> 3) as usize) & (u64::MAX << (at & 7));
+        let mut ones = 0;
+        while base + 64 < end {
+            ones += u64::from(word.count_ones());
+            base += 64;
+            word = self.blocks.word((base >> 3) as usize);
+        }
+        ones + u64::from((word & (u64::MAX >> (base + 64 - end))).count_ones())
     }
 
     /// The bit after the next `n` ones from bit `at` on.
