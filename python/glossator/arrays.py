@@ -50,11 +50,12 @@ def flat_ids(name: str, value: npt.ArrayLike, dtype: type[np.unsignedinteger[Any
     if type(value) is np.ndarray and value.dtype == dtype and value.ndim == 1:
         return np.ascontiguousarray(value)
     # A few latents are asked for so often that their checks would take as long as the answer.
-    if isinstance(value, list) and len(value) <= _FEW and all(type(i) is int for i in value):
-        try:
-            return np.array(value, dtype)
-        except OverflowError:
-            pass  # Refused by name below.
+    if (
+        isinstance(value, list)
+        and len(value) <= _FEW
+        and all(type(number) is int and 0 <= number < 2**32 for number in value)
+    ):
+        return np.array(value, dtype)
     array = to_numpy(name, value)
     if array.ndim != 1:
         raise InputError(f"`{name}` has shape {array.shape}; it must have one dimension")

@@ -26,6 +26,7 @@ pub(super) struct Block {
     pub(super) rest_bits: [u8; ROOM],
     /// Hits beyond the first of each window.
     pub(super) others: u64,
+    /// Where the masks and the offsets of the peaks begin.
     pub(super) masks: u64,
     pub(super) peaks: u64,
     /// Of the other hits: their offsets, their codes, and all low bits.

@@ -32,6 +32,7 @@ pub(super) fn can_expand() -> bool {
 /// other places, and to some after the last, is undefined. For values of 2, 4 or 8 bytes, where
 /// [`can_expand`].
 #[inline]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
 pub(super) fn expand<T: Pod>(firsts: &Firsts, n: usize, values: &[T; ROOM], out: &mut [T]) {
     #[cfg(target_arch = "x86_64")]
     if wide::is_supported() {
