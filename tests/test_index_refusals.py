@@ -367,6 +367,10 @@ def test_questions_beyond_the_index_are_refused(tmp_path):
         (lambda: index.activations(0, [17], 8), "8 tokens from position 17 on reach beyond"),
         (lambda: index.activations(0, [-1], 8), "`starts` is -1"),
         (lambda: index.sample([5]), "latent 5 is not in the index"),
+        (lambda: index.sample([0, -1]), "entry 1: `latents` is -1"),
+        (lambda: index.sample([2**32]), "entry 0: `latents` is 4294967296"),
+        (lambda: index.sample([True]), "`latents` has dtype bool"),
+        (lambda: index.sample([0.0]), "`latents` has dtype float64"),
         (lambda: index.sample([0], seed=-1), "`seed` is -1"),
     ]:
         with pytest.raises(InputError) as caught:
