@@ -116,17 +116,67 @@ impl Burst<'_> {
     /// Appends the low `width` bits, from 1 to 32, of each value.
     #[inline]
     pub(crate) fn fields(&mut self, values: &[u32], width: u32) {
-        let mask = u64::from(low_mask(width));
         // As many at once as fit.
-        for some in values.chunks((56 / width) as usize) {
-            let mut word = 0;
-            let mut together = 0;
-            for &value in some {
-                word |= (u64::from(value) & mask) << together;
-                together += width;
-            }
-            self.put(word, together);
+        match width {
+            0..=7 => self.fields_by::<8>(values, width),
+            8..=14 => self.fields_by::<4>(values, width),
+            15..=28 => self.fields_by::<2>(values, width),
+            _ => self.fields_by::<1>(values, width),
         }
+    }
+
+    #[inline]
+    fn fields_by<const N: usize>(&mut self, values: &[u32], width: u32) {
+        let mask = u64::from(low_mask(width));
+        let word = |some: &[u32]| {
+            let fields = (0u32..).zip(some);
+            fields.fold(0, |word, (i, &value)| {
+                word | (u64::from(value) & mask) << (i * width)
+            })
+        };
+        let (whole, rest) = values.as_chunks::<N>();
+        for some in whole {
+            self.put(word(some), N as u32 * width);
+        }
+        self.put(word(rest), rest.len() as u32 * width);
+    }
+
+    /// Appends each value as so many zeros and a one.
+    #[inline]
+    pub(crate) fn unaries(&mut self, values: &[u32]) {
+        let (whole, rest) = values.as_chunks::<4>();
+        for &[a, b, c, d] in whole {
+            let (b, c, d) = (a + b + 1, a + b + c + 2, a + b + c + d + 3);
+            if d < 56 {
+                self.put(1 << a | 1 << b | 1 << c | 1 << d, d + 1);
+            } else {
+                for one in [a, b - a - 1, c - b - 1, d - c - 1] {
+                    self.unary(one);
+                }
+            }
+        }
+        rest.iter().for_each(|&value| self.unary(value));
+    }
+
+    /// Appends a number as [`BitWriter::gamma`] does.
+    #[inline]
+    pub(crate) fn gamma(&mut self, value: u32) {
+        let bits = value.ilog2();
+        self.unary(bits);
+        self.put(u64::from(value - (1 << bits)), bits);
+    }
+
+    /// Appends a number as [`BitWriter::rice`] does.
+    #[inline]
+    pub(crate) fn rice(&mut self, value: u32, k: u32) {
+        self.unary(value >> k);
+        self.put(u64::from(value & low_mask(k)), k);
+    }
+
+    /// Bits of the stream so far.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        self.n_bytes as u64 * 8 + u64::from(self.n_pending)
     }
 
     /// Leaves the stream after what was appended.
