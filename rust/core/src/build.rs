@@ -14,8 +14,11 @@ use crate::manifest::FileRecord;
 use crate::segment::{FOLDER, HASHES, LISTS, OFFSETS, Segment, name};
 use crate::spill::{RunReader, Spill};
 
-/// Postings that a thread takes at a time, unless a single latent has more.
-const RANGE: u64 = 1 << 20;
+/// Postings that a thread takes at a time, unless a single latent has more: few enough that they
+/// stay near the processor, and so many that reading them from every chunk costs little.
+const RANGE: u64 = 1 << 18;
+/// Ranges that are encoded before they are written: so many that no thread waits long for the last.
+const GROUP: usize = 32;
 /// Numbers of starts that a thread holds at a time.
 const STARTS: usize = 1 << 21;
 
@@ -108,7 +111,7 @@ pub(crate) fn write_lists(
     };
     let ranges = ranges(source);
     let mut before = Vec::new();
-    for group in ranges.chunks(2 * rayon::current_num_threads()) {
+    for group in ranges.chunks(GROUP.max(8 * rayon::current_num_threads())) {
         // While one group is encoded, the one before it is written, in order.
         let (written, encoded) = rayon::join(
             || write(std::mem::take(&mut before)),

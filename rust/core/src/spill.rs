@@ -1,13 +1,16 @@
 //! The spill: what was added to the segment that is still open, on disk.
 //!
-//! One file of chunks (see `runs`), appended. It is never synced: a chunk that was torn is known by
-//! its hashes, and the next writer keeps those before it. So a build that was killed goes on where
-//! its last chunk ended.
+//! One file of chunks (see `runs`), appended by a thread of its own, so that the next chunks are
+//! filled while the last are written. It is never synced: a chunk that was torn is known by its
+//! hashes, and the next writer keeps those before it. So a build that was killed goes on where its
+//! last chunk ended.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,8 +29,10 @@ const FILE: &str = "spill.bin";
 pub(crate) struct Spill {
     folder: PathBuf,
     path: PathBuf,
-    file: File,
-    /// Bytes that are valid.
+    file: Arc<File>,
+    /// The thread that writes what was appended last.
+    writing: Option<JoinHandle<Written>>,
+    /// Bytes that are valid once it has ended.
     end: u64,
     context_length: u64,
     pub(crate) hooks: Vec<Hook>,
@@ -40,6 +45,9 @@ pub(crate) struct Spill {
     /// By hookpoint, of each latent: its postings.
     pub(crate) totals: Vec<Vec<u32>>,
 }
+
+/// Chunks that were to be written, and the first that was not.
+type Written = (Vec<Chunk>, Option<(usize, std::io::Error)>);
 
 /// A chunk in the file.
 #[derive(Debug)]
@@ -82,7 +90,8 @@ impl Spill {
         let n = hooks.len();
         let mut spill = Self {
             folder,
-            file,
+            file: Arc::new(file),
+            writing: None,
             end: 0,
             context_length: u64::from(context_length),
             chunks: Vec::new(),
@@ -114,22 +123,54 @@ impl Spill {
         self.positions / self.context_length
     }
 
-    /// Appends chunks that were filled in parallel, in their order.
+    /// Begins to append chunks, in their order; returns those before them, which are written.
+    ///
+    /// Nothing of these may be read before [`Spill::settle`].
+    pub(crate) fn append(&mut self, chunks: Vec<Chunk>) -> Result<Vec<Chunk>> {
+        let before = self.settle()?;
+        for chunk in &chunks {
+            let Some((head, runs)) = self.parse(&chunk.words) else {
+                return Err(Error::input("a chunk cannot be read back"));
+            };
+            self.take(head, runs, &chunk.words);
+        }
+        let file = Arc::clone(&self.file);
+        let write = move || {
+            let failed = chunks.iter().enumerate().find_map(|(at, chunk)| {
+                let written = (&*file).write_all(bytemuck::cast_slice(&chunk.words));
+                Some((at, written.err()?))
+            });
+            (chunks, failed)
+        };
+        let begun = thread::Builder::new().spawn(write);
+        self.writing = Some(begun.map_err(Error::io("write", &self.path))?);
+        Ok(before)
+    }
+
+    /// Waits until all that was appended stands in the file; returns the chunks.
     ///
     /// An error leaves the file as it was before the chunk that did not fit.
-    pub(crate) fn append(&mut self, chunk: &Chunk) -> Result<()> {
-        let Some((head, runs)) = self.parse(&chunk.words) else {
-            return Err(Error::input("a chunk cannot be read back"));
+    pub(crate) fn settle(&mut self) -> Result<Vec<Chunk>> {
+        let Some(writing) = self.writing.take() else {
+            return Ok(Vec::new());
         };
-        let bytes: &[u8] = bytemuck::cast_slice(&chunk.words);
-        let mut file = &self.file;
-        if let Err(error) = file.write_all(bytes) {
-            // On a full disk the half of a chunk only takes room; its hash would give it away.
-            let _ = self.file.set_len(self.end);
-            return Err(Error::io("write", &self.path)(error));
+        let Ok((chunks, failed)) = writing.join() else {
+            return Err(Error::input(format!(
+                "the thread that writes `{}` ended early",
+                self.path.display()
+            )));
+        };
+        let Some((at, error)) = failed else {
+            return Ok(chunks);
+        };
+        let kept = self.chunks.len() - (chunks.len() - at);
+        if let Some(first) = self.chunks.drain(kept..).next() {
+            self.end = first.at;
+            self.positions = first.head.start;
         }
-        self.take(head, runs, &chunk.words);
-        Ok(())
+        // On a full disk the half of a chunk only takes room; its hash would give it away.
+        let _ = self.file.set_len(self.end);
+        Err(Error::io("write", &self.path)(error))
     }
 
     /// The hashes of the contexts in a chunk that stands in the file, which the writer keeps.
@@ -183,7 +224,7 @@ impl Spill {
             self.file
                 .set_len(0)
                 .map_err(Error::io("write", &self.path))?;
-            let mut file = &self.file;
+            let mut file = &*self.file;
             file.write_all(&identity.to_le_bytes())
                 .map_err(Error::io("write", &self.path))?;
             self.end = 8;
@@ -224,7 +265,7 @@ impl Spill {
         self.file
             .set_len(self.end)
             .map_err(Error::io("write", &self.path))?;
-        let mut file = &self.file;
+        let mut file = &*self.file;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(self.end))
             .map_err(Error::io("write", &self.path))?;
         Ok(())
@@ -287,6 +328,13 @@ impl Spill {
             let _ = fs::remove_dir(parent);
         }
         Ok(())
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        // What could not be written, the next writer of the folder finds missing.
+        let _ = self.settle();
     }
 }
 

@@ -458,33 +458,40 @@ impl Writer {
             groups.push(begin..self.waiting.len());
         }
         if groups.is_empty() {
+            if let (Some(spill), true) = (&mut self.spill, all) {
+                self.chunks.extend(spill.settle()?);
+            }
             return Ok(());
         }
-        let mut spill = match self.spill.take() {
-            Some(spill) => spill,
-            None => self.open_spill()?,
-        };
+        if self.spill.is_none() {
+            self.spill = Some(self.open_spill()?);
+        }
         let length = u64::from(self.parameters().context_length);
-        let (first, hooks) = (self.first, spill.hooks.clone());
         let threads = rayon::current_num_threads();
-        self.chunks.resize_with(threads, Chunk::default);
+        let (first, waiting) = (self.first, &self.waiting);
+        let Some(spill) = &mut self.spill else {
+            return Ok(());
+        };
         for some in groups.chunks(threads) {
-            let waiting = &self.waiting;
-            self.chunks
+            let missing = some.len().saturating_sub(self.chunks.len());
+            self.chunks.extend((0..missing).map(|_| Chunk::default()));
+            let mut filled: Vec<Chunk> = self.chunks.drain(..some.len()).collect();
+            let hooks = &spill.hooks;
+            filled
                 .par_iter_mut()
                 .zip(some)
                 .for_each(|(chunk, range)| {
                     let pieces = &waiting[range.clone()];
                     let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
-                    chunk.fill(pieces, start, &hooks);
+                    chunk.fill(pieces, start, hooks);
                 });
-            for (chunk, _) in self.chunks.iter().zip(some) {
-                spill.append(chunk)?;
-            }
+            self.chunks.extend(spill.append(filled)?);
+        }
+        if all {
+            self.chunks.extend(spill.settle()?);
         }
         let done = groups.last().map_or(0, |range| range.end);
         self.waiting.drain(..done);
-        self.spill = Some(spill);
         Ok(())
     }
 
@@ -512,7 +519,11 @@ impl Writer {
     /// What was spilled stays, and another writer goes on from there.
     pub fn abandon(&mut self) {
         self.waiting.clear();
-        self.positions = self.spill.take().map_or(0, |spill| spill.positions);
+        self.positions = self.spill.take().map_or(0, |mut spill| {
+            // What did not get to the disk is not counted.
+            let _ = spill.settle();
+            spill.positions
+        });
         self.locks.clear();
     }
 
