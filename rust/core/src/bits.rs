@@ -19,11 +19,6 @@ impl BitWriter {
         self.n_pending = 0;
     }
 
-    /// Bits written so far.
-    pub(crate) fn len(&self) -> u64 {
-        self.n_bytes as u64 * 8 + u64::from(self.n_pending)
-    }
-
     /// The whole bytes; all of them after [`Self::align`].
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buffer[..self.n_bytes]
@@ -34,14 +29,6 @@ impl BitWriter {
     pub(crate) fn put(&mut self, value: u32, width: u32) {
         let mut burst = self.burst(u64::from(width));
         burst.put(u64::from(value), width);
-        burst.end();
-    }
-
-    /// Appends `value` zeros and a one.
-    #[inline]
-    pub(crate) fn unary(&mut self, value: u32) {
-        let mut burst = self.burst(u64::from(value) + 1);
-        burst.unary(value);
         burst.end();
     }
 
@@ -61,17 +48,11 @@ impl BitWriter {
         }
     }
 
-    /// Appends a number from 1 up: as many zeros as it has bits after the first, then its bits.
+    /// Appends a number as [`Burst::gamma`] does.
     pub(crate) fn gamma(&mut self, value: u32) {
-        let bits = value.ilog2();
-        self.unary(bits);
-        self.put(value - (1 << bits), bits);
-    }
-
-    /// Appends a number in Golomb-Rice form: its high part unary, then its `k` low bits.
-    pub(crate) fn rice(&mut self, value: u32, k: u32) {
-        self.unary(value >> k);
-        self.put(value & low_mask(k), k);
+        let mut burst = self.burst(64);
+        burst.gamma(value);
+        burst.end();
     }
 
     /// Fills the last byte with zeros.
@@ -155,18 +136,25 @@ impl Burst<'_> {
                 }
             }
         }
-        rest.iter().for_each(|&value| self.unary(value));
+        for &value in rest {
+            self.unary(value);
+        }
     }
 
-    /// Appends a number as [`BitWriter::gamma`] does.
+    /// Appends a number from 1 up: as many zeros as it has bits after the first, then its bits.
     #[inline]
     pub(crate) fn gamma(&mut self, value: u32) {
         let bits = value.ilog2();
-        self.unary(bits);
-        self.put(u64::from(value - (1 << bits)), bits);
+        let after = u64::from(value - (1 << bits));
+        if bits < 28 {
+            self.put(1 << bits | after << (bits + 1), 2 * bits + 1);
+        } else {
+            self.unary(bits);
+            self.put(after, bits);
+        }
     }
 
-    /// Appends a number as [`BitWriter::rice`] does.
+    /// Appends a number in Golomb-Rice form: its high part unary, then its `k` low bits.
     #[inline]
     pub(crate) fn rice(&mut self, value: u32, k: u32) {
         self.unary(value >> k);
@@ -328,10 +316,18 @@ mod tests {
             }
             for &(value, k) in &numbers {
                 writer.gamma(value);
-                writer.rice(value, k);
-                writer.unary(value % 200);
+                let mut burst = writer.burst(6_000);
+                burst.rice(value, k);
+                burst.unary(value % 200);
+                burst.end();
             }
-            let length = writer.len();
+            let values: Vec<u32> = fields.iter().map(|&(_, value)| value).collect();
+            let zeros: Vec<u32> = numbers.iter().map(|&(value, k)| (value >> k) % 90).collect();
+            let mut burst = writer.burst(33 * 33 * 80 + 40 * 91);
+            (0..=32).for_each(|width| burst.fields(&values, width));
+            burst.unaries(&zeros);
+            let length = burst.len();
+            burst.end();
             writer.align();
             prop_assert_eq!(writer.bytes().len() as u64, length.div_ceil(8));
             let mut reader = BitReader { bits: Bits(writer.bytes()), at: 0 };
@@ -344,6 +340,14 @@ mod tests {
                 prop_assert_eq!(reader.rice(k), Some(value));
                 prop_assert_eq!(reader.unary(), Some(value % 200));
                 gammas += gamma_bits(value);
+            }
+            for width in 0..=32 {
+                for &value in &values {
+                    prop_assert_eq!(reader.get(width), value & low_mask(width));
+                }
+            }
+            for &zeros in &zeros {
+                prop_assert_eq!(reader.unary(), Some(zeros));
             }
             prop_assert!(reader.at == length && u64::from(gammas) <= length);
             let mut bytes = Vec::new();

@@ -477,14 +477,11 @@ impl Writer {
             self.chunks.extend((0..missing).map(|_| Chunk::default()));
             let mut filled: Vec<Chunk> = self.chunks.drain(..some.len()).collect();
             let hooks = &spill.hooks;
-            filled
-                .par_iter_mut()
-                .zip(some)
-                .for_each(|(chunk, range)| {
-                    let pieces = &waiting[range.clone()];
-                    let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
-                    chunk.fill(pieces, start, hooks);
-                });
+            filled.par_iter_mut().zip(some).for_each(|(chunk, range)| {
+                let pieces = &waiting[range.clone()];
+                let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
+                chunk.fill(pieces, start, hooks);
+            });
             self.chunks.extend(spill.append(filled)?);
         }
         if all {

@@ -84,7 +84,9 @@ impl Tokens<'_> {
         let k = self.k as u32;
         (!twice).then(|| HookPiece {
             entries: Entries::Tokens {
-                starts: (0..=n_positions as u32).map(|position| position * k).collect(),
+                starts: (0..=n_positions as u32)
+                    .map(|position| position * k)
+                    .collect(),
                 latents: self.latents.to_vec(),
                 values,
             },
@@ -111,18 +113,15 @@ impl Sorted<'_> {
         // Exact for what is below 2^16 by a divisor up to 2^16.
         let reciprocal = (1u64 << 32).div_ceil(self.length as u64);
         let length = self.length as u32;
-        let mut wrong = false;
         for (latent, edges) in (0u32..).zip(self.starts.windows(2)) {
             let entries = edges[0] as usize..edges[1] as usize;
             let positions = &self.positions[entries.clone()];
             let Some(&last) = positions.last() else {
                 continue;
             };
-            wrong |= last as usize >= self.n_positions;
-            wrong |= positions
-                .windows(2)
-                .fold(false, |wrong, pair| wrong | (pair[0] >= pair[1]));
-            if wrong {
+            // Counted, as a question of each pair would be slower.
+            let wrong = positions.windows(2).filter(|pair| pair[0] >= pair[1]);
+            if wrong.count() > 0 || last as usize >= self.n_positions {
                 return None;
             }
             for (&position, &bf16) in positions.iter().zip(&values[entries]) {

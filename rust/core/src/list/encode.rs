@@ -32,8 +32,9 @@ pub struct Encoder {
     blocks: BitWriter,
 }
 
-/// A window, from the top: 32 bits of the address of its peak; with one hit 15 bits of nothing, 16 of
-/// its bf16 and a 0; with several, 31 of its place in `Encoder::several` and a 1.
+/// A window, from the top: 32 bits of the address of its peak; 3 low bits of its largest bf16; with
+/// one hit 12 bits of nothing, 16 of its bf16 and a 0; with several, 28 of its place in
+/// `Encoder::several` and a 1.
 ///
 /// An address is the number of the window and below it, in as many bits as that needs, an offset in
 /// the window: the position itself, where the window is a power of two.
@@ -47,24 +48,36 @@ pub(super) struct Several {
     pub(super) count: u32,
     /// The posting of its peak, counted from `first`.
     pub(super) peak: u32,
-    /// Its largest bf16.
-    largest: u16,
 }
 
 impl Window {
+    /// Of a bf16 that is not subnormal; see [`Window::with_low`].
     #[inline]
     fn single(address: u32, bf16: u16) -> Self {
-        Self(u64::from(address) << 32 | u64::from(bf16) << 1)
+        let low = u64::from(bf16) & u64::from(low_mask(LOW_BITS));
+        Self(u64::from(address) << 32 | low << 29 | u64::from(bf16) << 1)
     }
 
     #[inline]
-    fn several(address: u32, place: usize) -> Self {
-        Self(u64::from(address) << 32 | (place as u64) << 1 | 1)
+    fn several(self, address: u32, place: usize) -> Self {
+        let low = self.0 & 0xe000_0000;
+        Self(u64::from(address) << 32 | low | (place as u64) << 1 | 1)
+    }
+
+    /// The same with these low bits.
+    fn with_low(self, low: u8) -> Self {
+        Self(self.0 & !0xe000_0000 | u64::from(low) << 29)
     }
 
     #[inline]
     pub(super) fn address(self) -> u32 {
         (self.0 >> 32) as u32
+    }
+
+    /// The low bits of its largest bf16.
+    #[inline]
+    fn low(self) -> u8 {
+        (self.0 as u32 >> 29) as u8
     }
 
     #[inline]
@@ -75,7 +88,7 @@ impl Window {
     /// Where its hits are, of a window with several.
     #[inline]
     pub(super) fn place(self) -> usize {
-        (self.0 as u32 >> 1) as usize
+        (self.0 as u32 >> 1 & 0x0fff_ffff) as usize
     }
 
     /// Its bf16, of a window with one hit.
@@ -207,6 +220,9 @@ impl Encoder {
             self.codes.extend(largest.map(normal));
         } else {
             self.codes.extend(largest.map(code::code));
+            for window in &mut self.found {
+                *window = window.with_low(code::low(window.bf16()));
+            }
         }
         self.gather_several(addresses, values);
         code::code(floor)
@@ -219,7 +235,7 @@ impl Encoder {
         if n == addresses.len() {
             return;
         }
-        // `ranked` is not needed yet: the places of those windows, listed without a branch.
+        // The gaps are not needed yet. The places of those windows are listed without a branch.
         let mut places = std::mem::take(&mut self.gaps);
         places.resize(n + 1, 0);
         let mut m = 0;
@@ -237,13 +253,12 @@ impl Encoder {
                 .iter()
                 .position(|&bf16| code::code(bf16) == own)
                 .unwrap_or(0);
-            let largest = self.found[at].bf16();
-            self.found[at] = Window::several(addresses[span.start + peak], self.several.len());
+            let address = addresses[span.start + peak];
+            self.found[at] = self.found[at].several(address, self.several.len());
             self.several.push(Several {
                 first,
                 count: end - first,
                 peak: peak as u32,
-                largest,
             });
         }
         self.gaps = places;
@@ -380,8 +395,7 @@ impl Encoder {
         let n = self.ranked.len() as u32;
         if n <= EXACT {
             for &window in &self.ranked {
-                let low = code::low(self.largest(window));
-                self.head.put(u32::from(low), LOW_BITS);
+                self.head.put(u32::from(window.low()), LOW_BITS);
             }
             self.head.align();
             return;
@@ -392,23 +406,22 @@ impl Encoder {
             .take_while(|(i, (rank, _))| i == rank)
             .count();
         let (prefix, rest) = self.marked.split_at(leading);
-        self.head.gamma(leading as u32 + 1);
+        let most = gamma_bits(n + 1) + LOW_BITS;
         let mut burst = self
             .head
-            .burst(self.marked.len() as u64 * u64::from(LOW_BITS) + 64);
+            .burst(u64::from(most) * (self.marked.len() as u64 + 2));
+        burst.gamma(leading as u32 + 1);
         for &(_, low) in prefix {
             burst.put(u64::from(low), LOW_BITS);
         }
         burst.gamma(rest.len() as u32 + 1);
-        burst.end();
         let mut next = leading as u32;
         for &(rank, low) in rest {
-            let mut burst = self.head.burst(128);
             burst.gamma(rank + 1 - next);
             burst.put(u64::from(low), LOW_BITS);
-            burst.end();
             next = rank + 1;
         }
+        burst.end();
         self.head.align();
     }
 
@@ -435,7 +448,7 @@ impl Encoder {
             // How many there are of each side and low bits, and then how many of them are wanted.
             let mut keep = [[0u32; 1 << LOW_BITS]; 2];
             for (_, window, side) in each() {
-                keep[side][usize::from(code::low(self.largest(window)))] += 1;
+                keep[side][usize::from(window.low())] += 1;
             }
             for (keep, wanted) in keep.iter_mut().zip(&mut wanted) {
                 for kept in keep.iter_mut().rev() {
@@ -444,7 +457,7 @@ impl Encoder {
                 }
             }
             for (rank, window, side) in each() {
-                let low = code::low(self.largest(window));
+                let low = window.low();
                 let left = &mut keep[side][usize::from(low)];
                 if *left > 0 {
                     *left -= 1;
@@ -453,16 +466,6 @@ impl Encoder {
             }
         }
         self.marked = marked;
-    }
-
-    /// The largest bf16 of a window.
-    #[inline]
-    fn largest(&self, window: Window) -> u16 {
-        if window.has_several() {
-            self.several[window.place()].largest
-        } else {
-            window.bf16()
-        }
     }
 }
 

@@ -17,7 +17,11 @@ impl Encoder {
     /// The most bits that all the hits of a list take.
     pub(super) fn most_hit_bits(&self, hits: &Hits<'_>) -> u64 {
         let (n, hits_of) = (self.ranked.len() as u64, hits.values.len() as u64);
-        let masks = if hits.dense { n * u64::from(self.shape.window) } else { 0 };
+        let masks = if hits.dense {
+            n * u64::from(self.shape.window)
+        } else {
+            0
+        };
         let each = self.shape.offset_bits() + width_of(u32::from(MAX_CODE)) + LOW_BITS + 1;
         masks + hits_of * u64::from(each) + n.div_ceil(u64::from(BLOCK)) * 64
     }
