@@ -27,7 +27,9 @@ pub struct Encoder {
     /// Windows of each code; zeros between lists.
     histogram: Vec<u32>,
     pub(super) runs: Vec<Run>,
-    marked: Vec<(u32, u8)>,
+    /// The ranks of the strongest windows, ascending, and their low bits.
+    marked: Vec<u32>,
+    lows: Vec<u32>,
     head: BitWriter,
     blocks: BitWriter,
 }
@@ -76,8 +78,8 @@ impl Window {
 
     /// The low bits of its largest bf16.
     #[inline]
-    fn low(self) -> u8 {
-        (self.0 as u32 >> 29) as u8
+    fn low(self) -> u32 {
+        self.0 as u32 >> 29
     }
 
     #[inline]
@@ -115,6 +117,7 @@ impl Encoder {
             histogram: vec![0; MAX_CODE as usize + 1],
             runs: Vec::new(),
             marked: Vec::new(),
+            lows: Vec::new(),
             head: BitWriter::default(),
             blocks: BitWriter::default(),
         }
@@ -394,29 +397,28 @@ impl Encoder {
         self.head.clear();
         let n = self.ranked.len() as u32;
         if n <= EXACT {
-            for &window in &self.ranked {
-                self.head.put(u32::from(window.low()), LOW_BITS);
-            }
+            self.lows.clear();
+            let lows = self.ranked.iter().map(|window| window.low());
+            self.lows.extend(lows);
+            let mut burst = self.head.burst(u64::from(n * LOW_BITS));
+            burst.fields(&self.lows, LOW_BITS);
+            burst.end();
             self.head.align();
             return;
         }
         self.mark(sides);
         let leading = (0u32..)
             .zip(&self.marked)
-            .take_while(|(i, (rank, _))| i == rank)
+            .take_while(|(i, rank)| i == *rank)
             .count();
-        let (prefix, rest) = self.marked.split_at(leading);
-        let most = gamma_bits(n + 1) + LOW_BITS;
-        let mut burst = self
-            .head
-            .burst(u64::from(most) * (self.marked.len() as u64 + 2));
+        let (prefix, lows) = self.lows.split_at(leading);
+        let most = u64::from(gamma_bits(n + 1) + LOW_BITS);
+        let mut burst = self.head.burst(most * (self.lows.len() as u64 + 2));
         burst.gamma(leading as u32 + 1);
-        for &(_, low) in prefix {
-            burst.put(u64::from(low), LOW_BITS);
-        }
-        burst.gamma(rest.len() as u32 + 1);
+        burst.fields(prefix, LOW_BITS);
+        burst.gamma(lows.len() as u32 + 1);
         let mut next = leading as u32;
-        for &(rank, low) in rest {
+        for (&rank, &low) in self.marked[leading..].iter().zip(lows) {
             burst.gamma(rank + 1 - next);
             burst.put(u64::from(low), LOW_BITS);
             next = rank + 1;
@@ -428,27 +430,36 @@ impl Encoder {
     /// Marks the strongest windows of both sides, in the order of their ranks.
     fn mark(&mut self, sides: &[u8]) {
         let o = self.shape.offset_bits();
-        let mut marked = std::mem::take(&mut self.marked);
+        let (marked, lows) = (&mut self.marked, &mut self.lows);
         marked.clear();
+        lows.clear();
         let mut wanted = [EXACT; 2];
         for run in &self.runs {
             if wanted == [0, 0] {
                 break;
             }
-            let span = run.first as usize..(run.first + run.count) as usize;
-            let windows = &self.ranked[span];
+            let windows = &self.ranked[run.first as usize..][..run.count as usize];
             let each = || {
                 let side = |window: Window| usize::from(sides[(window.address() >> o) as usize]);
                 let ranks = run.first..;
                 ranks
                     .zip(windows)
-                    .map(move |(rank, &window)| (rank, window, side(window)))
+                    .map(move |(rank, window)| (rank, window.low(), side(*window)))
                     .filter(|&(_, _, side)| side < 2)
             };
+            if run.count <= wanted[0].min(wanted[1]) {
+                // There is room for all.
+                for (rank, low, side) in each() {
+                    wanted[side] -= 1;
+                    marked.push(rank);
+                    lows.push(low);
+                }
+                continue;
+            }
             // How many there are of each side and low bits, and then how many of them are wanted.
             let mut keep = [[0u32; 1 << LOW_BITS]; 2];
-            for (_, window, side) in each() {
-                keep[side][usize::from(window.low())] += 1;
+            for (_, low, side) in each() {
+                keep[side][low as usize] += 1;
             }
             for (keep, wanted) in keep.iter_mut().zip(&mut wanted) {
                 for kept in keep.iter_mut().rev() {
@@ -456,16 +467,15 @@ impl Encoder {
                     *wanted -= *kept;
                 }
             }
-            for (rank, window, side) in each() {
-                let low = window.low();
-                let left = &mut keep[side][usize::from(low)];
+            for (rank, low, side) in each() {
+                let left = &mut keep[side][low as usize];
                 if *left > 0 {
                     *left -= 1;
-                    marked.push((rank, low));
+                    marked.push(rank);
+                    lows.push(low);
                 }
             }
         }
-        self.marked = marked;
     }
 }
 
