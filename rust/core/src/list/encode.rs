@@ -199,6 +199,7 @@ impl Encoder {
         self.firsts.resize(n + 1, 0);
         // Whether a posting begins a window is a guess that is often wrong: both cases are computed,
         // and what belongs to the last window is written at every posting.
+        let (found, firsts) = (&mut self.found[..n], &mut self.firsts[..n]);
         let mut next = 0;
         let (mut window, mut first, mut address, mut largest) = (u32::MAX, 0, 0, 0);
         for (posting, (&at, &bf16)) in (0u32..).zip(addresses.iter().zip(values)) {
@@ -208,8 +209,8 @@ impl Encoder {
             first = if begins { posting } else { first };
             address = if begins { at } else { address };
             largest = if begins { bf16 } else { bf16.max(largest) };
-            self.found[next - 1] = Window::single(address, largest);
-            self.firsts[next - 1] = first;
+            found[next - 1] = Window::single(address, largest);
+            firsts[next - 1] = first;
         }
         self.found.truncate(next);
         self.firsts.truncate(next + 1);
@@ -269,16 +270,15 @@ impl Encoder {
 
     /// Brings the windows into the order of their strength, and makes the runs.
     fn rank(&mut self) {
-        let (mut hi, mut lo) = (0, u16::MAX);
+        let hi = self.codes.iter().copied().max().unwrap_or(0);
+        let lo = self.codes.iter().copied().min().unwrap_or(0);
+        let histogram = &mut self.histogram[usize::from(lo)..=usize::from(hi)];
         for &code in &self.codes {
-            self.histogram[usize::from(code)] += 1;
-            hi = hi.max(code);
-            lo = lo.min(code);
+            histogram[usize::from(code - lo)] += 1;
         }
         self.runs.clear();
         let mut first = 0;
-        for code in (lo..=hi).rev() {
-            let slot = &mut self.histogram[usize::from(code)];
+        for (code, slot) in (lo..=hi).zip(histogram.iter_mut()).rev() {
             let count = std::mem::replace(slot, first);
             if count > 0 {
                 self.runs.push(Run {
@@ -291,12 +291,13 @@ impl Encoder {
             first += count;
         }
         self.ranked.resize(self.found.len(), Window::default());
+        let ranked = &mut self.ranked[..];
         for (&window, &code) in self.found.iter().zip(&self.codes) {
-            let next = &mut self.histogram[usize::from(code)];
-            self.ranked[*next as usize] = window;
+            let next = &mut histogram[usize::from(code - lo)];
+            ranked[*next as usize] = window;
             *next += 1;
         }
-        self.histogram[usize::from(lo)..=usize::from(hi)].fill(0);
+        histogram.fill(0);
     }
 
     /// Computes the gaps; sets the runs' `gap_bits`, as much narrower than for even gaps as is best,
