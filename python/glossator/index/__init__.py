@@ -11,6 +11,7 @@ replaced atomically. A build that was killed is run again from the start: what i
 compared and skipped, and the result has the same bytes.
 """
 
+from glossator.index.files import Segment
 from glossator.index.parts import compact, join
 from glossator.index.reader import Histogram, Index, Top, document_sides
 from glossator.index.writer import NO_DOCUMENT, NO_LATENT, IndexWriter
@@ -21,6 +22,7 @@ __all__ = [
     "Histogram",
     "Index",
     "IndexWriter",
+    "Segment",
     "Top",
     "compact",
     "document_sides",

@@ -18,6 +18,8 @@ from glossator import _core
 from glossator.arrays import Array, flat_ids, to_numpy, whole
 from glossator.cooccurrence import Cooccurrence
 from glossator.errors import InputError
+from glossator.index.files import Segment, bits_per_posting, read_segments, sizes
+from glossator.progress import SILENT, Progress
 from glossator.sampling import SPLITS, Examples, SamplingPlan, core_plan
 
 __all__ = ["Histogram", "Index", "Top", "document_sides"]
@@ -301,13 +303,70 @@ class Index:
         shape = (len(ids), top)
         return Cooccurrence(ids, **{name: flat.reshape(shape) for name, flat in columns.items()})
 
-    def verify(self) -> None:
+    def segments(self) -> list[Segment]:
+        """The segments, in the order of their contexts, with the sizes of their files.
+
+        Raises:
+            InputError: The index was changed since it was opened.
+        """
+        return read_segments(self.path, self.hash)
+
+    def describe(self) -> dict[str, Any]:
+        """What the index is and what it takes on the disk: numbers, texts, lists, mappings of them.
+
+        `latents` counts those with a posting as `active`, the others as `dead`. `files` has bytes
+        and bits per posting by kind of file, `segments/lists.bin` for all lists.
+
+        Raises:
+            InputError: The index was changed since it was opened.
+            CorruptIndexError: A list is damaged.
+        """
+        segments = self.segments()
+        active = int(np.count_nonzero(self.counts()))
+        n_bytes = sum(segment.n_bytes for segment in segments)
+        return {
+            "path": self.path,
+            "complete": self.complete,
+            "hash": self.hash,
+            "precision": self.precision,
+            "n_latents": self.n_latents,
+            "context_length": self.context_length,
+            "window": self.window,
+            "first_context": self.first_context,
+            "segment_contexts": self._core.segment_contexts,
+            "split_seed": self.split_seed,
+            "attributes": self.attributes,
+            "n_contexts": self.n_contexts,
+            "n_tokens": self.n_tokens,
+            "nnz": self.nnz,
+            "latents": {"active": active, "dead": self.n_latents - active},
+            "bytes": n_bytes,
+            "bits_per_posting": bits_per_posting(n_bytes, self.nnz),
+            "files": sizes(segments, self.nnz),
+            "segments": [
+                {
+                    "first_context": segment.first_context,
+                    "contexts": segment.contexts,
+                    "n_tokens": segment.n_tokens,
+                    "nnz": segment.nnz,
+                    "bytes": segment.n_bytes,
+                }
+                for segment in segments
+            ],
+        }
+
+    def verify(self, *, progress: Progress = SILENT) -> None:
         """Compare the checksum of every file.
+
+        Args:
+            progress: counts segments; all at once, when the last is done.
 
         Raises:
             CorruptIndexError: One differs; the text names the segment and the file.
         """
-        self._core.verify()
+        with progress.stage("verify", unit="segments") as bar:
+            self._core.verify()
+            bar.advance(self._core.n_segments)
 
     def _latent(self, latent: int) -> int:
         return whole("latent", latent, self.n_latents)
