@@ -66,6 +66,10 @@ Hookpoint = Annotated[str | None, typer.Option(help="Module path whose output is
 Coder = Annotated[Path | None, typer.Option(help="Folder of a sparse coder; trained if not given.")]
 CoderLatents = Annotated[int | None, typer.Option(help="Latents of a coder to be trained.")]
 CoderSteps = Annotated[int | None, typer.Option(help="Training steps of that coder.")]
+Lossless = Annotated[
+    bool | None,
+    typer.Option("--lossless", help="Keep every activation as bfloat16, not within 1/32."),
+]
 Latents = Annotated[
     str | None, typer.Option(help="Latents to explain: ids (3,17,40-49) or a file of them.")
 ]
@@ -131,6 +135,7 @@ def demo_command(
     coder: Coder = None,
     coder_latents: CoderLatents = None,
     coder_steps: CoderSteps = None,
+    lossless: Lossless = None,
     latents: Latents = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = None,
@@ -155,6 +160,7 @@ def demo_command(
         coder__path=coder,
         coder__latents=coder_latents,
         coder__steps=coder_steps,
+        index__lossless=lossless,
         explain__latents=parse_latents(latents),
         judge__url=judge,
         judge__model=judge_model,
@@ -177,6 +183,7 @@ def demo_command(
 def run_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings of the run.")],
     out: Out = Path("run"),
+    lossless: Lossless = None,
     latents: Latents = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = None,
@@ -187,6 +194,7 @@ def run_command(
     """All stages as a TOML file says; options replace its fields. Resumes."""
     settings = _settings(
         load_config(config),
+        index__lossless=lossless,
         explain__latents=parse_latents(latents),
         judge__url=judge,
         judge__model=judge_model,
@@ -214,6 +222,7 @@ def harvest(
     coder: Coder = None,
     coder_latents: CoderLatents = None,
     coder_steps: CoderSteps = None,
+    lossless: Lossless = None,
     seed: Seed = None,
 ) -> None:
     """Corpus to index: one pass of the subject model encodes every latent. Resumes."""
@@ -227,6 +236,7 @@ def harvest(
         coder__path=coder,
         coder__latents=coder_latents,
         coder__steps=coder_steps,
+        index__lossless=lossless,
         seed=seed,
     )
     with Run.create(config, out) as run:
