@@ -304,8 +304,8 @@ def test_top_shows_the_text_with_its_strongest_token_marked(tmp_path):
     options = ["--tokenizer", tmp_path / "tokenizer.json"]
     said = json.loads(ok("top", tmp_path / "index", "0", *options, "--json"))
     first, second = (window["text"] for window in said["windows"])
-    assert first == "w0 w1 w2 w3 w4 w5 <<w6>> w7"
-    assert second == "w32 w33 w34 �[31m <<w36>> w37 w38 w39"
+    assert first == "¶w0 w1 w2 w3 w4 w5 <<w6>> w7"
+    assert second == "¶w32 w33 w34 �[31m <<w36>> w37 w38 w39"
     assert "<<w6>>" in ok("top", tmp_path / "index", "0", *options)
     none = tmp_path / "none.json"
     assert f"tokenizer `{none}`" in refused("top", tmp_path / "index", "0", "--tokenizer", none)

@@ -149,8 +149,11 @@ def show_windows(starts: npt.ArrayLike, index: Index, text: TokenText) -> list[S
     contexts = _Contexts(flat_ids("starts", starts, np.uint64), index, text)
     columns = contexts.offsets[:, None] + np.arange(index.window)
     rows = contexts.places[:, None]
-    # Of the context's first token it is not known whether its document began before.
-    begins = np.zeros(contexts.documents.shape, np.bool_)
+    # A long document runs on from the context before.
+    before = contexts.numbers > index.first_context
+    _, earlier, _ = index.contexts(contexts.numbers[before] - np.uint64(1))
+    begins = np.ones(contexts.documents.shape, np.bool_)
+    begins[before, 0] = contexts.documents[before, 0] != earlier[:, -1]
     begins[:, 1:] = contexts.documents[:, 1:] != contexts.documents[:, :-1]
     begins &= contexts.documents != np.uint64(NO_DOCUMENT)
     return contexts.show(begins[rows, columns], contexts.mask[rows, columns])
@@ -162,10 +165,10 @@ class _Contexts:
     def __init__(self, starts: npt.NDArray[np.uint64], index: Index, text: TokenText) -> None:
         length = np.uint64(index.context_length)
         self.offsets = (starts % length).astype(np.int64)
-        numbers, self.places = np.unique(starts // length, return_inverse=True)
-        tokens, self.documents, self.mask = index.contexts(numbers)
+        self.numbers, self.places = np.unique(starts // length, return_inverse=True)
+        tokens, self.documents, self.mask = index.contexts(self.numbers)
         self._decoded = []
-        for row in range(len(numbers)):
+        for row in range(len(self.numbers)):
             padding = self.documents[row] == np.uint64(NO_DOCUMENT)
             pieces = text.pieces(tokens[row])
             if padding.any():
