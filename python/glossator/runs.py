@@ -261,7 +261,7 @@ class Run:
             )
             said["activations"] = f"{harvest['nnz']:,} over {harvest['n_tokens']:,} tokens"
             if self.precision is not None:
-                said["precision"] = self.precision
+                said["activation precision"] = self.precision
         return said
 
     def notes(self) -> list[str]:
