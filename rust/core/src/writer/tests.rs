@@ -1,8 +1,10 @@
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::spill;
 use crate::testing::{Corpus, Form, corpora, files, scratch};
 use crate::{Index, compact, join};
 
