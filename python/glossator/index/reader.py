@@ -359,14 +359,16 @@ class Index:
         """Compare the checksum of every file.
 
         Args:
-            progress: counts segments; all at once, when the last is done.
+            progress: counts segments.
 
         Raises:
             CorruptIndexError: One differs; the text names the segment and the file.
         """
-        with progress.stage("verify", unit="segments") as bar:
-            self._core.verify()
-            bar.advance(self._core.n_segments)
+        segments = self._core.n_segments
+        with progress.stage("verify", total=segments, unit="segments") as bar:
+            for segment in range(segments):
+                self._core.verify_segment(segment)
+                bar.advance(1)
 
     def _latent(self, latent: int) -> int:
         return whole("latent", latent, self.n_latents)
