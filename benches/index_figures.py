@@ -34,6 +34,7 @@ BUILD = "build from token-major batches"
 EACH = "one latent's 40 + 50 + 50 windows"
 DELPHI = ROOT / "benches" / "delphi_peer.py"
 DELPHI_LIMIT = 2_000_000
+"""The most tokens of which delphi's cache is built as delphi does, in 68 bytes a non-zero."""
 SAMPLED = 256
 """Latents from which a peer's time for all is told."""
 
@@ -46,9 +47,6 @@ class Bench:
         self.shape = Shape(asked.tokens, asked.latents, asked.k)
         self.data = make(asked.work, self.shape, log)
         self.peers = list(asked.peers)
-        if "delphi" in self.peers and self.shape.tokens > DELPHI_LIMIT and not asked.delphi_large:
-            log("delphi is left out: it needs 68 bytes of memory a non-zero; see --delphi-large")
-            self.peers.remove("delphi")
         self.readers = [name for name in self.peers if name != "delphi"]
         others = {}
         if "delphi" in self.peers:
@@ -68,7 +66,7 @@ class Bench:
         return child("benches.peer_tasks", task, **options)
 
     def delphi(self, task, **options):
-        if task != "build":
+        if not task.startswith("build"):
             options["tokenizer"] = str(_tokenizer())
         return child(DELPHI, task, python=self.asked.delphi_python, path=self.cache, **options)
 
@@ -222,10 +220,12 @@ class Bench:
     def of_delphi(self):
         """Delphi's cache and examples: the last, as it takes most of the memory."""
         name, folder = NAMES["delphi"], str(self.data.folder)
-        built = self.delphi("build", data=folder)
+        fits = self.shape.tokens <= DELPHI_LIMIT
+        built = self.delphi("build" if fits else "build_by_splits", data=folder)
         found = self.delphi("check", data=folder, latents=[*self.drawn[:4], RARE])
         log(f"the same in delphi: {found['amount']:,} postings")
-        self.rate(BUILD, name, self.shape.nnz, [built])
+        if fits:
+            self.rate(BUILD, name, self.shape.nnz, [built])
         # Its five files hold the token ids, once each.
         size = sum(built["files"].values()) - 5 * 8 * self.shape.tokens
         self.bits(OTHER_SIZES, f"{name}, float16", size)
@@ -327,9 +327,6 @@ def main():
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--peers", nargs="*", choices=NAMES, default=("scipy", "parquet"))
     parser.add_argument("--delphi-python", type=Path, help="the interpreter that has delphi")
-    parser.add_argument(
-        "--delphi-large", action="store_true", help="delphi on more than 2 M tokens too"
-    )
     parser.add_argument("--rounds", type=int, default=5, help="builds of each implementation")
     parser.add_argument("--work", type=Path, default=Path("/tmp/glossator-figures"))
     parser.add_argument("--out", type=Path, default=ROOT / "benches" / "results" / "index.csv")

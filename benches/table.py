@@ -4,8 +4,9 @@
     python benches/table.py --write        # put it into README.md
     python benches/table.py --record run   # note what a finished run of the demo took and found
 
-`make bench` writes `results/cpu.csv`; `--record` writes `results/demo.csv` from the run's own
-database, so that no figure is typed by hand.
+`make bench` writes `results/cpu.csv`, `benches/index_figures.py` writes `results/index.csv`, and
+`--record` writes `results/demo.csv` from the run's own database, so that no figure is typed by
+hand.
 """
 
 import argparse
@@ -22,6 +23,17 @@ RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
 OPEN, CLOSE = "<!-- numbers -->", "<!-- /numbers -->"
 COLUMNS = ("op", "shape", "metric", "value", "date", "machine", "versions")
+INDEX_OPS = (
+    *("size", "build from token-major batches", "one latent's 40 + 50 + 50 windows"),
+    *(
+        "one latent's 40 + 50 + 50 windows, beside delphi",
+        "40 + 50 + 50 windows of all 32,768 latents",
+    ),
+    *("40 stratified windows, one call: a latent on 30% of the tokens",),
+    *("top-10 Jaccard of all 32,768 latents, per token",),
+    *("postings: ascending positions and activations, one core",),
+)
+INDEX_METRICS = ("rate", "size", "time")
 NOTHING = "No figures are recorded yet: `make demo` and `make bench` make them."
 
 
@@ -33,46 +45,60 @@ def rows_of(name):
         return list(csv.DictReader(file))
 
 
-def rate(row):
-    """A rate in its unit: 12.3 M tokens/s."""
+def figure(row):
+    """A figure in its unit: 12.3 M tokens/s."""
     value = float(row["p50"])
     for factor, name in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
-        if value >= factor:
+        if value >= factor and row["metric"] == "rate":
             return f"{value / factor:.3g} {name}{row['unit']}"
-    return f"{value:.3g} {row['unit']}"
+    return f"{value:,.0f} {row['unit']}" if value >= 1e3 else f"{value:.3g} {row['unit']}"
 
 
 def bench_lines(rows):
-    """For each operation: glossator, its fastest peer, and their ratio."""
+    """For each operation: glossator, its best peer, and their ratio; above 1 is a win, or below
+    for a size.
+    """
     groups = defaultdict(list)
     for row in rows:
-        groups[row["op"], row["shape"]].append(row)
-    for (op, shape), members in groups.items():
-        ours = [row for row in members if row["implementation"].startswith("glossator")]
+        groups[row["op"], row["shape"], row["metric"]].append(row)
+    for (op, shape, metric), members in groups.items():
         peers = [row for row in members if row["implementation"].startswith("peer")]
-        for row in ours:
-            peer = max(peers, key=lambda other: float(other["p50"]), default=None)
-            ratio = f"{float(row['ratio_to_peer']):.2f} ×" if row["ratio_to_peer"] else ""
-            beside = (
-                f"{peer['implementation'].removeprefix('peer: ')}: {rate(peer)}" if peer else ""
-            )
-            yield f"| {op} ({shape}) | {rate(row)} | {beside} | {ratio} |"
+        best = max if metric == "rate" else min
+        peer = best(peers, key=lambda other: float(other["p50"]), default=None)
+        for row in members:
+            if row["implementation"].startswith("glossator") and row["ratio_to_peer"]:
+                beside = f"{peer['implementation'].removeprefix('peer: ')}: {figure(peer)}"
+                ratio = f"{float(row['ratio_to_peer']):.2f} ×"
+                yield f"| {op} ({shape}) | {figure(row)} | {beside} | {ratio} |"
+
+
+def largest(rows):
+    """Of the index's figures those of the most tokens, with the defaults."""
+    kept = [row for row in rows if row["op"] in INDEX_OPS and row["metric"] in INDEX_METRICS]
+    kept = [row for row in kept if row["implementation"].startswith(("glossator", "peer"))]
+    kept = [row for row in kept if "," not in row["implementation"].partition("glossator")[2]]
+    tokens = {row["shape"]: int(row["shape"].split()[0].removeprefix("T=")) for row in kept}
+    return [row for row in kept if row["shape"] == max(tokens, key=tokens.get)]
 
 
 def table():
     """The Markdown, without a final newline."""
     demo, bench = rows_of("demo.csv"), rows_of("cpu.csv")
-    if not demo and not bench:
+    bench = [row for row in bench if row["op"] == "encode"]
+    index = largest(rows_of("index.csv"))
+    if not demo and not bench and not index:
         return NOTHING
     lines = ["| | figure | beside | ratio |", "|---|---|---|---|"]
     lines += [
         f"| {row['op']} ({row['shape']}): {row['metric']} | {row['value']} | | |" for row in demo
     ]
+    lines += bench_lines(index)
     lines += bench_lines(bench)
     lines.append("")
     for name, rows, how in (
         ("Demo", demo, "`make demo`"),
-        ("Others", bench, "`make bench`, medians"),
+        ("Index", index, "`python -m benches.index_figures`, medians"),
+        ("Encode", bench, "`make bench`, medians"),
     ):
         if rows:
             lines.append(

@@ -387,6 +387,12 @@ def test_planted_mark_up_is_text_and_nothing_points_outside(world, atlas):
     assert PLANT in "".join(e["text"] for e in pages["explanations"])
 
 
+def test_the_header_says_how_exact_the_activations_are(world, tmp_path):
+    out = build_atlas(tmp_path / "atlas.html", **world.arguments(run_info=None, pages=[3]))
+    said = f"<dt>activation precision</dt><dd>{world.index.precision}</dd>"
+    assert said in out.read_text(encoding="utf-8")
+
+
 def test_an_atlas_without_explanations_or_scores_is_built(world, tmp_path):
     empty = {name: TABLES[name].empty_table() for name in ("explanations", "scores")}
     out = build_atlas(tmp_path / "a.html", **world.arguments(**empty))

@@ -11,11 +11,15 @@ import pytest
 import typer.main
 
 from glossator import __version__
-from glossator.cli import app, parse_latents
+from glossator.cli import app
+from glossator.cli_options import parse_latents
 from glossator.errors import InputError
 from tiny_runs import command
 
-COMMANDS = ["demo", "run", "harvest", "explain", "score", "atlas", "inspect", "export tables"]
+COMMANDS = [
+    *("demo", "run", "harvest", "explain", "score", "atlas", "inspect", "export tables"),
+    *(f"index {name}" for name in ("inspect", "verify", "join", "compact", "export", "top")),
+]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "glossator"
 
 
@@ -75,7 +79,7 @@ def test_help_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("arguments", [[], ["export"]])
+@pytest.mark.parametrize("arguments", [[], ["export"], ["index"]])
 def test_a_group_alone_shows_its_help(arguments):
     done = command(*arguments)
     assert done.code == 0

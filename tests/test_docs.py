@@ -366,7 +366,8 @@ def test_the_table_sets_each_operation_beside_its_fastest_peer(tmp_path, monkeyp
     spec.loader.exec_module(table)
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     assert table.table() == table.NOTHING
-    row = "build,{},T=1,rate,tokens/s,1,{},3,{},,abc,2026-01-01,a machine,numpy=2\n"
+    row = "encode,{},T=1,rate,tokens/s,1,{},3,{},,abc,2026-01-01,a machine,numpy=2\n"
+    size = "size,{},T={} L=1 k=1,size,bits,1,{},3,{},,abc,2026-01-01,a machine,numpy=2\n"
     head = (
         "op,implementation,shape,metric,unit,p20,p50,p80,ratio_to_peer,ratio_to_limit,"
         "commit,date,machine,versions\n"
@@ -377,6 +378,14 @@ def test_the_table_sets_each_operation_beside_its_fastest_peer(tmp_path, monkeyp
         + row.format("peer: slow", 1e6, "")
         + row.format("peer: fast", 2e6, "")
     )
+    (tmp_path / "index.csv").write_text(
+        head
+        + size.format("glossator", 9, 8, 0.5)
+        + size.format("glossator", 10, 16, 0.8)
+        + size.format("peer: large", 10, 30, "")
+        + size.format("peer: small", 10, 20, "")
+    )
     lines = table.table().splitlines()
-    assert lines[2] == "| build (T=1) | 3 M tokens/s | fast: 2 M tokens/s | 1.50 × |"
+    assert lines[2] == "| size (T=10 L=1 k=1) | 16 bits | small: 20 bits | 0.80 × |"
+    assert lines[3] == "| encode (T=1) | 3 M tokens/s | fast: 2 M tokens/s | 1.50 × |"
     assert "a machine" in lines[-1]

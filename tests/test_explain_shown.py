@@ -12,8 +12,9 @@ from glossator.index import NO_DOCUMENT, Index, IndexWriter
 from glossator.sampling import ExplainPlan, SamplingPlan
 from glossator.score.fuzzing import fuzzing_items, right_marks, silent_signs
 from glossator.score.questions import Window
-from glossator.shown import Shown, example_rows, show
+from glossator.shown import Shown, example_rows, show, show_windows
 from glossator.text import TokenText
+from index_reference import corpus
 
 HIDDEN = {"⏎": "\n", "␍": "\r"}
 
@@ -147,6 +148,24 @@ def window(activations, *, live=None, heads=None, pieces=None, example_id="w", d
         tuple(live or [True] * n),
     )
     return Window(example_id, decile, shown, np.array(activations, np.float32))
+
+
+@pytest.mark.parametrize("first_context", [0, 7])
+def test_windows_named_by_their_positions_are_shown_as_drawn_ones_are(tmp_path, first_context):
+    plain = corpus(30, windows=4, first_context=first_context)
+    # Documents of a context and a half, and padding at the end of some.
+    plain.documents = (np.arange(plain.tokens.size, dtype=np.uint64) // 24).reshape(30, -1)
+    plain.mask[::4, -3:] = False
+    plain.documents[::4, -3:] = NO_DOCUMENT
+    index = plain.index(tmp_path / "index")
+    words = {f"w{token}": token for token in range(50_000)}
+    text = TokenText(Tokenizer(models.WordLevel(words, "w0")))
+    plan = SamplingPlan(explain=ExplainPlan(n=400), per_decile=40)
+    examples = index.sample(range(plain.n_latents), plan)
+    assert len(np.unique(examples.start)) > 20
+    assert examples.document_start.any()
+    assert show_windows(examples.start, index, text) == show(examples, index, text)
+    assert show_windows([], index, text) == []
 
 
 def test_wrong_marks_stand_where_the_latent_is_exactly_silent():

@@ -24,7 +24,7 @@ class Letters:
 
 class Run:
     def __init__(self, tables=None):
-        self.tables, self.text = tables or {}, Letters()
+        self.tables, self.text, self.precision = tables or {}, Letters(), "bf16"
 
     def table(self, name):
         return self.tables.get(name, TABLES[name].empty_table())
@@ -51,6 +51,16 @@ def test_every_table_is_a_file_of_its_own_with_the_schema_of_the_records(tmp_pat
     for name, path in zip(TABLES, paths, strict=True):
         assert pq.read_schema(path).equals(TABLES[name])
         assert pq.read_table(path).num_rows == 0
+
+
+def test_the_examples_say_how_exact_their_activations_are(tmp_path):
+    run = Run()
+    for known in ("bf16", None):
+        run.precision = known
+        export_tables(run, tmp_path)
+        found = [pq.read_schema(tmp_path / f"{name}.parquet").metadata for name in TABLES]
+        said = [metadata for metadata in found if metadata and b"glossator.precision" in metadata]
+        assert said == ([{b"glossator.precision": b"bf16"}] if known else [])
 
 
 def test_what_a_run_stores_comes_back_from_the_files(tmp_path):

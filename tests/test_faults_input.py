@@ -293,12 +293,24 @@ def test_an_export_to_a_file_or_a_foreign_folder(finished, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "segment"])
-def test_a_damaged_index_is_named(name, finished, tmp_path):
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flipped])
+@pytest.mark.parametrize(
+    "pattern",
+    ["manifest.json", "segments/*/lists.bin", "segments/*/offsets.u64", "text/*/tokens.u*"],
+)
+def test_a_damaged_index_is_named(pattern, damage, finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "run")
-    pattern = name if name == "manifest.json" else "segments/*/tokens.*"
     (path,) = (out / "index").glob(pattern)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path.write_bytes(damage(path.read_bytes()))
     done = command("atlas", out, "--latents", "1,2")
     assert done.code == 2
     assert f"`{path.name}` of the index `{out / 'index'}`" in done.error

@@ -114,7 +114,8 @@ def test_a_url_that_is_none(world, tmp_path):
 
 def test_too_many_requests_for_ever(world, tmp_path, healthy):
     with ChatServer(lambda _: Reply(status=429)) as server:
-        settings = settings_for(world, tmp_path, server.url)
+        # Time enough for an answer: a busy machine must not add a fault of another kind.
+        settings = settings_for(world, tmp_path, server.url, timeout=20.0)
         done = command("run", settings, "--out", tmp_path / "run")
         assert done.code == 3
         assert "100.0% of the explanations or verdicts are missing" in done.error

@@ -1,6 +1,6 @@
 """A reader beside a writer that adds to the same index: what opens is whole, and stays as it was.
 
-`GLOSSATOR_SOAK_SECONDS` makes it longer than the 10 seconds of a usual run.
+`GLOSSATOR_SOAK_SECONDS` makes it longer than the minute of a usual run.
 """
 
 import os
@@ -13,12 +13,11 @@ import time
 import numpy as np
 import pytest
 
-from glossator.errors import CorruptIndexError
 from glossator.index import Index
 from index_answers import QUESTIONS, answers, plain_bytes
 from index_reference import corpus, scratch_folders
 
-SECONDS = float(os.environ.get("GLOSSATOR_SOAK_SECONDS", "10"))
+SECONDS = float(os.environ.get("GLOSSATOR_SOAK_SECONDS", "60"))
 CONTEXTS = 40
 HELD = 6
 FEWEST = 20
@@ -99,7 +98,7 @@ def test_every_snapshot_that_opens_is_whole_and_stays_as_it_was(merging):
         command = [sys.executable, "-c", PROGRAM, str(root), str(CONTEXTS), merging]
         writer = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         try:
-            seen, refused, held = set(), 0, []
+            seen, held = set(), []
             while not (newest(root) / "manifest.json").exists():
                 assert writer.poll() is None
                 time.sleep(0.01)
@@ -107,13 +106,7 @@ def test_every_snapshot_that_opens_is_whole_and_stays_as_it_was(merging):
             while time.monotonic() < end or len(seen) < FEWEST:
                 assert writer.poll() is None
                 path = newest(root)
-                try:
-                    index = Index.open(path, unfinished=True)
-                except CorruptIndexError:
-                    # Between the manifest and its files the segments were merged.
-                    assert merging == "merging"
-                    refused += 1
-                    continue
+                index = Index.open(path, unfinished=True)
                 assert answers(index) == expected.of(index.n_contexts)
                 if path == newest(root):
                     index.verify()
@@ -126,4 +119,3 @@ def test_every_snapshot_that_opens_is_whole_and_stays_as_it_was(merging):
         finally:
             writer.kill()
             writer.wait()
-    assert refused < len(seen), (refused, len(seen))

@@ -164,7 +164,10 @@ def test_its_own_settings_make_the_run_again(first, tmp_path):
 
 def test_the_library_does_what_the_command_does(world, first, tmp_path):
     folder, _ = first
-    config = gl.load_config(world.settings(tmp_path / "run.toml"))
+    with Run.open(folder) as run:  # A trial has found the faster number format of this machine.
+        dtype = run.stages()["subject"]["dtype"]
+    subject = {"name": str(world.subject), "hookpoint": HOOKPOINT, "dtype": dtype}
+    config = gl.load_config(world.settings(tmp_path / "run.toml", subject=subject))
     with gl.run(config, tmp_path / "run") as run:
         assert run.table("scores") == tables_of(folder)["scores"]
         assert run.index.hash == Run.open(folder).index.hash
@@ -264,6 +267,46 @@ def test_another_seed_divides_the_documents_otherwise(world, first, tmp_path):
         assert one.index.hash != other.index.hash
         counts = [int(run.index.counts().sum()) for run in (one, other)]
     assert counts[0] == pytest.approx(counts[1], rel=0.05)
+
+
+def test_a_lossless_run_keeps_every_activation_and_says_so(world, tmp_path):
+    settings = world.settings(tmp_path / "run.toml")
+    coded, exact = tmp_path / "coded", tmp_path / "exact"
+    assert command("run", settings, "--out", coded).code == 0
+    assert command("run", settings, "--out", exact, "--lossless").code == 0
+    for out, precision in ((coded, "code, 1/32"), (exact, "bf16")):
+        with Run.open(out) as run:
+            assert run.precision == run.index.precision == precision
+        assert f"precision {precision} " in command("inspect", out).words
+        assert f"<dd>{precision}</dd>" in (out / "atlas.html").read_text()
+    with Run.open(coded) as one, Run.open(exact) as other:
+        for latent in range(N_LATENTS):
+            places, rounded = one.index.postings(latent)
+            others, values = other.index.postings(latent)
+            assert (places == others).all()
+            np.testing.assert_allclose(rounded, values, rtol=1 / 32)
+
+
+def test_the_precision_of_a_run_stays_what_it_was(world, tmp_path):
+    settings = world.settings(tmp_path / "run.toml")
+    for out, option, other in (
+        (tmp_path / "a", [], ["--lossless"]),
+        (tmp_path / "b", ["--lossless"], []),
+    ):
+        assert command("run", settings, "--out", out, *option).code == 0
+        before = bytes_of(out / "index")
+        done = command("run", settings, "--out", out, *other)
+        assert done.code == 2
+        assert "this run is over other data (`index.lossless` differ)" in done.error
+        assert gl.load_config(out / "config.toml").index.lossless == bool(option)
+        assert bytes_of(out / "index") == before
+        done = command("run", out / "config.toml", "--out", out)
+        assert (done.code, "harvest" in done.stages) == (0, False)
+
+
+def test_a_harvest_can_be_lossless(world, tmp_path):
+    assert command("harvest", *world.options, "--lossless", "--out", tmp_path / "run").code == 0
+    assert gl.Index.open(tmp_path / "run" / "index").precision == "bf16"
 
 
 def test_a_run_over_other_data_is_refused_naming_the_fields(world, first, tmp_path):

@@ -92,8 +92,8 @@ class Index:
         self, /, latents: NDArray[np.uint32], n: int, side: int | None
     ) -> dict[str, NDArray[Any]]:
         """The `n` strongest windows of each latent, of one side or of all."""
-    def verify(self, /) -> None:
-        """Compare the checksum of every file."""
+    def verify_segment(self, /, segment: int) -> None:
+        """Compare the checksum of every file of a segment."""
     @property
     def window(self, /) -> int:
         """Tokens in a window."""

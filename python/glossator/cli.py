@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +17,10 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from glossator import __version__, demo, pipeline, report
+from glossator import __version__, cli_index, demo, pipeline, report
+from glossator.cli_options import examples, help_without_command, parse_latents
 from glossator.config import RunConfig, config_from, load_config
-from glossator.errors import GlossatorError, InputError
+from glossator.errors import GlossatorError
 from glossator.export import export_tables
 from glossator.progress import reporter
 from glossator.runs import Run
@@ -45,6 +45,7 @@ app = typer.Typer(
 )
 export = typer.Typer(help="Write a run's results for other tools.", invoke_without_command=True)
 app.add_typer(export, name="export")
+app.add_typer(cli_index.app, name="index")
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run directory; made if missing.")]
@@ -65,6 +66,10 @@ Hookpoint = Annotated[str | None, typer.Option(help="Module path whose output is
 Coder = Annotated[Path | None, typer.Option(help="Folder of a sparse coder; trained if not given.")]
 CoderLatents = Annotated[int | None, typer.Option(help="Latents of a coder to be trained.")]
 CoderSteps = Annotated[int | None, typer.Option(help="Training steps of that coder.")]
+Lossless = Annotated[
+    bool | None,
+    typer.Option("--lossless", help="Keep every activation as bfloat16, not within 1/32."),
+]
 Latents = Annotated[
     str | None, typer.Option(help="Latents to explain: ids (3,17,40-49) or a file of them.")
 ]
@@ -82,50 +87,6 @@ MaxFailed = Annotated[
     float | None,
     typer.Option(help="Share of explanations or verdicts that may be missing (0.01)."),
 ]
-
-
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-_RANGE = re.compile(r"([0-9]{1,10})(?:-([0-9]{1,10}))?")
-_LONGEST_RANGE = 2**24
-
-
-def parse_latents(text: str | None) -> tuple[int, ...] | None:
-    """Latent ids from `3,17,40-49`, or from a file with ids apart by commas or white space.
-
-    Raises:
-        InputError: neither a list of ids nor a file of them.
-    """
-    if text is None:
-        return None
-    source = "--latents"
-    if not re.fullmatch(r"[0-9,\s-]+", text):
-        source = text
-        try:
-            text = Path(text).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"--latents: `{source[:80]}` is neither a list of ids (3,17,40-49) nor a file of "
-                f"them ({getattr(error, 'strerror', None) or error})"
-            ) from error
-    ids: list[int] = []
-    for part in text.replace(",", " ").split():
-        found = _RANGE.fullmatch(part)
-        if found is None:
-            raise InputError(f"{source}: `{part[:80]}` is no latent id; give ids or ranges (40-49)")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if last < first or last >= 2**32:
-            raise InputError(f"{source}: `{part}` is no range of latent ids; give first-last")
-        if last - first >= _LONGEST_RANGE:
-            raise InputError(
-                f"{source}: `{part}` is longer than {_LONGEST_RANGE:,} ids; name fewer"
-            )
-        ids.extend(range(first, last + 1))
-    if not ids:
-        raise InputError(f"{source}: no latent ids; give ids (3,17,40-49) or a file of them")
-    return tuple(dict.fromkeys(ids))
 
 
 def _settings(base: RunConfig, **options: Any) -> RunConfig:  # noqa: ANN401 - command options
@@ -156,7 +117,7 @@ def _finish(run: Run) -> None:
 
 @app.command(
     name="demo",
-    epilog=_examples(
+    epilog=examples(
         "glossator demo",
         "glossator demo --out runs/packages --corpus packages --tokens 1000000",
         "glossator demo --corpus notes.txt --corpus mail.jsonl --column body",
@@ -174,6 +135,7 @@ def demo_command(
     coder: Coder = None,
     coder_latents: CoderLatents = None,
     coder_steps: CoderSteps = None,
+    lossless: Lossless = None,
     latents: Latents = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = None,
@@ -198,6 +160,7 @@ def demo_command(
         coder__path=coder,
         coder__latents=coder_latents,
         coder__steps=coder_steps,
+        index__lossless=lossless,
         explain__latents=parse_latents(latents),
         judge__url=judge,
         judge__model=judge_model,
@@ -211,7 +174,7 @@ def demo_command(
 
 @app.command(
     name="run",
-    epilog=_examples(
+    epilog=examples(
         "glossator run run.toml --out runs/layer6",
         "glossator run runs/layer6/config.toml --out runs/again",
         "glossator run run.toml --out runs/layer6 --judge http://127.0.0.1:8000/v1",
@@ -220,6 +183,7 @@ def demo_command(
 def run_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings of the run.")],
     out: Out = Path("run"),
+    lossless: Lossless = None,
     latents: Latents = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = None,
@@ -230,6 +194,7 @@ def run_command(
     """All stages as a TOML file says; options replace its fields. Resumes."""
     settings = _settings(
         load_config(config),
+        index__lossless=lossless,
         explain__latents=parse_latents(latents),
         judge__url=judge,
         judge__model=judge_model,
@@ -242,7 +207,7 @@ def run_command(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "glossator harvest --out run --corpus web.parquet --subject gpt2 --coder saes/h.6",
         "glossator harvest --out run --corpus hf:NeelNanda/pile-10k --tokens 10000000",
     )
@@ -257,6 +222,7 @@ def harvest(
     coder: Coder = None,
     coder_latents: CoderLatents = None,
     coder_steps: CoderSteps = None,
+    lossless: Lossless = None,
     seed: Seed = None,
 ) -> None:
     """Corpus to index: one pass of the subject model encodes every latent. Resumes."""
@@ -270,6 +236,7 @@ def harvest(
         coder__path=coder,
         coder__latents=coder_latents,
         coder__steps=coder_steps,
+        index__lossless=lossless,
         seed=seed,
     )
     with Run.create(config, out) as run:
@@ -278,7 +245,7 @@ def harvest(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "glossator explain run",
         "glossator explain run --latents 3,17,40-49",
         "glossator explain run --judge http://127.0.0.1:8000/v1 --max-latents 200",
@@ -309,7 +276,7 @@ def explain(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "glossator score run",
         "glossator score run --judge http://127.0.0.1:8000/v1 --judge-model NAME",
     )
@@ -338,21 +305,21 @@ def score(
         _finish(run)
 
 
-@app.command(epilog=_examples("glossator atlas run", "glossator atlas run --latents 0-99"))
+@app.command(epilog=examples("glossator atlas run", "glossator atlas run --latents 0-99"))
 def atlas(run_dir: RunDir, latents: Latents = None) -> None:
     """Write the run's page, RUN/atlas.html: one self-contained HTML file."""
     with Run.open(run_dir, write=True) as run:
         print(pipeline.atlas_stage(run, pages=parse_latents(latents), progress=reporter()))
 
 
-@app.command(epilog=_examples("glossator inspect run"))
+@app.command(epilog=examples("glossator inspect run"))
 def inspect(run_dir: RunDir) -> None:
     """Say what a run directory holds: settings, stages, counts, scores."""
     with Run.open(run_dir) as run:
         report.print_inspection(run, Console())
 
 
-@export.command(name="tables", epilog=_examples("glossator export tables run tables"))
+@export.command(name="tables", epilog=examples("glossator export tables run tables"))
 def export_tables_command(
     run_dir: RunDir,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the Parquet files.")],
@@ -369,15 +336,10 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-def _help_without_command(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
 @export.callback()
 def _export(context: typer.Context) -> None:
     """Write a run's results for other tools."""
-    _help_without_command(context)
+    help_without_command(context)
 
 
 @app.callback()
@@ -389,7 +351,7 @@ def _main(
     ] = False,
 ) -> None:
     """Explain and score every latent of a sparse autoencoder or transcoder."""
-    _help_without_command(context)
+    help_without_command(context)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "CoderConfig",
     "CorpusConfig",
     "ExplainConfig",
+    "IndexConfig",
     "JudgeConfig",
     "RunConfig",
     "SubjectConfig",
@@ -70,6 +71,13 @@ class CoderConfig(Record):
     """Latents active on a token of a coder to be trained."""
     steps: int | None = Field(default=None, gt=0)
     """Training steps; None takes the trainer's default."""
+
+
+class IndexConfig(Record):
+    """What is kept of the activations."""
+
+    lossless: bool = False
+    """Keep every activation as bfloat16; otherwise within 1/32, in three bits less."""
 
 
 class ExplainConfig(Record):
@@ -128,6 +136,7 @@ class RunConfig(Record):
     corpus: CorpusConfig = CorpusConfig()
     subject: SubjectConfig = SubjectConfig()
     coder: CoderConfig = CoderConfig()
+    index: IndexConfig = IndexConfig()
     explain: ExplainConfig = ExplainConfig()
     judge: JudgeConfig = JudgeConfig()
     atlas: AtlasConfig = AtlasConfig()
@@ -158,7 +167,8 @@ class RunConfig(Record):
 
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""
-        return self.model_dump(mode="json", include={"corpus", "subject", "coder", "seed"})
+        sections = {"corpus", "subject", "coder", "index", "seed"}
+        return self.model_dump(mode="json", include=sections)
 
 
 def config_from(values: dict[str, Any], source: str) -> RunConfig:

@@ -124,6 +124,7 @@ def harvest(
     hidden: npt.NDArray[np.float32] | None = None,
     split_seed: int = 0,
     window: int = 32,
+    lossless: bool = False,
     progress: Progress = SILENT,
 ) -> Index:
     """Encode every token of a corpus into an index.
@@ -137,6 +138,7 @@ def harvest(
         hidden: float32[n, S, d] of all contexts, from `collect_hidden`.
         split_seed: the seed of the documents' sides; the packing must have had the same.
         window: tokens in a window of the index.
+        lossless: keep every activation as bfloat16; see `IndexWriter`.
         progress: counts tokens.
 
     Raises:
@@ -153,6 +155,7 @@ def harvest(
         context_length=census.context_length,
         window=window,
         split_seed=split_seed,
+        lossless=lossless,
         attributes={
             "hookpoint": hookpoint or subject.hookpoint,
             "subject": subject.name,

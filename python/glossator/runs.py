@@ -150,6 +150,12 @@ class Run:
         """The module path whose latents the run explains."""
         return str(self.index.attributes["hookpoint"])
 
+    @property
+    def precision(self) -> str | None:
+        """Of its activations, as `Index.precision`; None before the harvest."""
+        found = self.stages().get("harvest", {}).get("precision")
+        return None if found is None else str(found)
+
     def table(self, name: str) -> pa.Table:
         """A table of `glossator.records.TABLES`, as Arrow."""
         return self.store.table(name)
@@ -254,6 +260,8 @@ class Run:
                 f"{harvest['coder_source']}"
             )
             said["activations"] = f"{harvest['nnz']:,} over {harvest['n_tokens']:,} tokens"
+            if self.precision is not None:
+                said["activation precision"] = self.precision
         return said
 
     def notes(self) -> list[str]:

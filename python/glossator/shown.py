@@ -15,14 +15,24 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from glossator.arrays import flat_ids
 from glossator.index import NO_DOCUMENT, Index
 from glossator.records import TABLES, content_id
 from glossator.sampling import Examples
 from glossator.text import TokenText
 
-__all__ = ["SIGNS", "Shown", "example_ids", "example_rows", "show", "single_line"]
+__all__ = [
+    "SIGNS",
+    "Shown",
+    "example_ids",
+    "example_rows",
+    "show",
+    "show_windows",
+    "single_line",
+]
 
 SIGNS = (
     "⏎ stands for a line break and ¶ for the beginning of a document; a backslash before a sign "
@@ -126,31 +136,62 @@ def show(examples: Examples, index: Index, text: TokenText) -> list[Shown]:
 
     Whole contexts are decoded and then cut, so that a character at the edge of a window is whole.
     """
-    length = index.context_length
-    width = examples.tokens.shape[1]
-    contexts = examples.start // np.uint64(length)
-    offsets = (examples.start % np.uint64(length)).astype(np.int64).tolist()
-    numbers, places = np.unique(contexts, return_inverse=True)
-    tokens, documents, _ = index.contexts(numbers)
-    decoded = []
-    for row in range(len(numbers)):
-        padding = documents[row] == np.uint64(NO_DOCUMENT)
-        pieces = text.pieces(tokens[row])
-        if padding.any():
-            pieces = ["" if pad else piece for pad, piece in zip(padding, pieces, strict=True)]
-        decoded.append((pieces, text.groups(tokens[row])))
-    starts = examples.document_start.tolist()
-    live = examples.mask.tolist()
-    shown = []
-    for row, place in enumerate(places.tolist()):
-        pieces, groups = decoded[place]
-        first = offsets[row]
-        own = pieces[first : first + width]
-        # A character that began in the window before is shown at its first token here.
-        own[0] = own[0] or pieces[groups[first]]
-        heads = (max(group - first, 0) for group in groups[first : first + width])
-        shown.append(Shown(tuple(own), tuple(heads), tuple(starts[row]), tuple(live[row])))
-    return shown
+    contexts = _Contexts(examples.start, index, text)
+    return contexts.show(examples.document_start, examples.mask)
+
+
+def show_windows(starts: npt.ArrayLike, index: Index, text: TokenText) -> list[Shown]:
+    """The windows that begin at these positions as text, as `show` has them.
+
+    Raises:
+        InputError: The index does not hold one of the positions.
+    """
+    contexts = _Contexts(flat_ids("starts", starts, np.uint64), index, text)
+    columns = contexts.offsets[:, None] + np.arange(index.window)
+    rows = contexts.places[:, None]
+    # A long document runs on from the context before.
+    before = contexts.numbers > index.first_context
+    _, earlier, _ = index.contexts(contexts.numbers[before] - np.uint64(1))
+    begins = np.ones(contexts.documents.shape, np.bool_)
+    begins[before, 0] = contexts.documents[before, 0] != earlier[:, -1]
+    begins[:, 1:] = contexts.documents[:, 1:] != contexts.documents[:, :-1]
+    begins &= contexts.documents != np.uint64(NO_DOCUMENT)
+    return contexts.show(begins[rows, columns], contexts.mask[rows, columns])
+
+
+class _Contexts:
+    """The contexts of some positions, each decoded once."""
+
+    def __init__(self, starts: npt.NDArray[np.uint64], index: Index, text: TokenText) -> None:
+        length = np.uint64(index.context_length)
+        self.offsets = (starts % length).astype(np.int64)
+        self.numbers, self.places = np.unique(starts // length, return_inverse=True)
+        tokens, self.documents, self.mask = index.contexts(self.numbers)
+        self._decoded = []
+        for row in range(len(self.numbers)):
+            padding = self.documents[row] == np.uint64(NO_DOCUMENT)
+            pieces = text.pieces(tokens[row])
+            if padding.any():
+                pieces = ["" if pad else piece for pad, piece in zip(padding, pieces, strict=True)]
+            self._decoded.append((pieces, text.groups(tokens[row])))
+
+    def show(
+        self, document_start: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]
+    ) -> list[Shown]:
+        """The stretch from each position on, of the width of these, [n, W]."""
+        width = mask.shape[1]
+        starts, live = document_start.tolist(), mask.tolist()
+        shown = []
+        for row, (place, first) in enumerate(
+            zip(self.places.tolist(), self.offsets.tolist(), strict=True)
+        ):
+            pieces, groups = self._decoded[place]
+            own = pieces[first : first + width]
+            # A character that began in the window before is shown at its first token here.
+            own[0] = own[0] or pieces[groups[first]]
+            heads = (max(group - first, 0) for group in groups[first : first + width])
+            shown.append(Shown(tuple(own), tuple(heads), tuple(starts[row]), tuple(live[row])))
+        return shown
 
 
 def example_ids(examples: Examples, index: Index, hookpoint: str) -> list[str]:

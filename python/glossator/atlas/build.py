@@ -161,7 +161,7 @@ def build_atlas(
     """
     out = Path(out)
     hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
-    run_info = run_info or {}
+    run_info = {"activation precision": index.precision, **(run_info or {})}
     L = int(index.n_latents)
     latents = _of_hookpoint(latents, "latents", hookpoint, L)
     explanations = _of_hookpoint(explanations, "explanations", hookpoint, L)

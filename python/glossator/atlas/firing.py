@@ -31,6 +31,7 @@ class AtlasIndex(Protocol):
     context_length: int
     window: int
     attributes: dict[str, str]
+    precision: str
 
     def deciles(self) -> Array:
         """float32[L, 11]: limits of the deciles of window maxima, NaN without windows."""

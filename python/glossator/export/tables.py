@@ -6,7 +6,9 @@
         export_tables(run, Path("tables"))    # tables/latents.parquet, tables/scores.parquet, …
 
 Columns and types are those of `glossator.records.TABLES`. What is missing is null, and no figure is
-NaN. The text of an example is found here from its tokens: a run stores positions alone.
+NaN. What the activations of examples are worth stands in the metadata of their file,
+`glossator.precision`. The text of an example is found here from its tokens: a run stores positions
+alone.
 """
 
 from __future__ import annotations
@@ -41,6 +43,10 @@ class Tables(Protocol):
     @property
     def text(self) -> Text:
         """The texts of the tokens of its examples."""
+
+    @property
+    def precision(self) -> str | None:
+        """Of the activations of its examples: `bf16`, or `code, 1/32`; None if not known."""
 
     def table(self, name: str) -> pa.Table:
         """A table of `TABLES`, by name."""
@@ -141,7 +147,10 @@ def export_tables(run: Tables, out: Path) -> list[Path]:
         table = _checked(name, run.table(name))
         if name == "examples":
             table = _resolved(table, run)
+        table = _without_nan(table)
+        if name == "examples" and run.precision is not None:
+            table = table.replace_schema_metadata({"glossator.precision": run.precision})
         path = out / f"{name}.parquet"
-        _write(_without_nan(table), path)
+        _write(table, path)
         paths.append(path)
     return paths

@@ -83,9 +83,11 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             run.path / "index",
             hidden=hidden,
             split_seed=config.seed,
+            lossless=config.index.lossless,
             progress=progress,
         )
         facts |= {
+            "precision": index.precision,
             "n_latents": index.n_latents,
             "n_tokens": index.n_tokens,
             "nnz": index.nnz,

@@ -1,5 +1,7 @@
 //! Batches of contexts as a caller gives them; `check` looks at every number of one.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// The latent id that means "no posting".
@@ -74,6 +76,14 @@ impl Values<'_> {
         match self {
             Self::F32(values) => values.len(),
             Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Some of them.
+    pub(crate) fn slice(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[range]),
+            Self::Bf16(values) => Self::Bf16(&values[range]),
         }
     }
 

@@ -23,11 +23,6 @@ impl BitWriter {
         self.n_pending = 0;
     }
 
-    /// Bits written so far.
-    pub(crate) fn len(&self) -> u64 {
-        self.n_bytes as u64 * 8 + u64::from(self.n_pending)
-    }
-
     /// The whole bytes; all of them after [`Self::align`].
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buffer[..self.n_bytes]
@@ -38,14 +33,6 @@ impl BitWriter {
     pub(crate) fn put(&mut self, value: u32, width: u32) {
         let mut burst = self.burst(u64::from(width));
         burst.put(u64::from(value), width);
-        burst.end();
-    }
-
-    /// Appends `value` zeros and a one.
-    #[inline]
-    pub(crate) fn unary(&mut self, value: u32) {
-        let mut burst = self.burst(u64::from(value) + 1);
-        burst.unary(value);
         burst.end();
     }
 
@@ -65,17 +52,11 @@ impl BitWriter {
         }
     }
 
-    /// Appends a number from 1 up: as many zeros as it has bits after the first, then its bits.
+    /// Appends a number as [`Burst::gamma`] does.
     pub(crate) fn gamma(&mut self, value: u32) {
-        let bits = value.ilog2();
-        self.unary(bits);
-        self.put(value - (1 << bits), bits);
-    }
-
-    /// Appends a number in Golomb-Rice form: its high part unary, then its `k` low bits.
-    pub(crate) fn rice(&mut self, value: u32, k: u32) {
-        self.unary(value >> k);
-        self.put(value & low_mask(k), k);
+        let mut burst = self.burst(64);
+        burst.gamma(value);
+        burst.end();
     }
 
     /// Fills the last byte with zeros.
@@ -120,17 +101,74 @@ impl Burst<'_> {
     /// Appends the low `width` bits, from 1 to 32, of each value.
     #[inline]
     pub(crate) fn fields(&mut self, values: &[u32], width: u32) {
-        let mask = u64::from(low_mask(width));
         // As many at once as fit.
-        for some in values.chunks((56 / width) as usize) {
-            let mut word = 0;
-            let mut together = 0;
-            for &value in some {
-                word |= (u64::from(value) & mask) << together;
-                together += width;
-            }
-            self.put(word, together);
+        match width {
+            0..=7 => self.fields_by::<8>(values, width),
+            8..=14 => self.fields_by::<4>(values, width),
+            15..=28 => self.fields_by::<2>(values, width),
+            _ => self.fields_by::<1>(values, width),
         }
+    }
+
+    #[inline]
+    fn fields_by<const N: usize>(&mut self, values: &[u32], width: u32) {
+        let mask = u64::from(low_mask(width));
+        let word = |some: &[u32]| {
+            let fields = (0u32..).zip(some);
+            fields.fold(0, |word, (i, &value)| {
+                word | (u64::from(value) & mask) << (i * width)
+            })
+        };
+        let (whole, rest) = values.as_chunks::<N>();
+        for some in whole {
+            self.put(word(some), N as u32 * width);
+        }
+        self.put(word(rest), rest.len() as u32 * width);
+    }
+
+    /// Appends each value as so many zeros and a one.
+    #[inline]
+    pub(crate) fn unaries(&mut self, values: &[u32]) {
+        let (whole, rest) = values.as_chunks::<4>();
+        for &[a, b, c, d] in whole {
+            let (b, c, d) = (a + b + 1, a + b + c + 2, a + b + c + d + 3);
+            if d < 56 {
+                self.put(1 << a | 1 << b | 1 << c | 1 << d, d + 1);
+            } else {
+                for one in [a, b - a - 1, c - b - 1, d - c - 1] {
+                    self.unary(one);
+                }
+            }
+        }
+        for &value in rest {
+            self.unary(value);
+        }
+    }
+
+    /// Appends a number from 1 up: as many zeros as it has bits after the first, then its bits.
+    #[inline]
+    pub(crate) fn gamma(&mut self, value: u32) {
+        let bits = value.ilog2();
+        let after = u64::from(value - (1 << bits));
+        if bits < 28 {
+            self.put(1 << bits | after << (bits + 1), 2 * bits + 1);
+        } else {
+            self.unary(bits);
+            self.put(after, bits);
+        }
+    }
+
+    /// Appends a number in Golomb-Rice form: its high part unary, then its `k` low bits.
+    #[inline]
+    pub(crate) fn rice(&mut self, value: u32, k: u32) {
+        self.unary(value >> k);
+        self.put(u64::from(value & low_mask(k)), k);
+    }
+
+    /// Bits of the stream so far.
+    #[inline]
+    pub(crate) fn len(&self) -> u64 {
+        self.n_bytes as u64 * 8 + u64::from(self.n_pending)
     }
 
     /// Leaves the stream after what was appended.
@@ -301,10 +339,18 @@ mod tests {
             }
             for &(value, k) in &numbers {
                 writer.gamma(value);
-                writer.rice(value, k);
-                writer.unary(value % 200);
+                let mut burst = writer.burst(6_000);
+                burst.rice(value, k);
+                burst.unary(value % 200);
+                burst.end();
             }
-            let length = writer.len();
+            let values: Vec<u32> = fields.iter().map(|&(_, value)| value).collect();
+            let zeros: Vec<u32> = numbers.iter().map(|&(value, k)| (value >> k) % 90).collect();
+            let mut burst = writer.burst(33 * 33 * 80 + 40 * 91);
+            (0..=32).for_each(|width| burst.fields(&values, width));
+            burst.unaries(&zeros);
+            let length = burst.len();
+            burst.end();
             writer.align();
             prop_assert_eq!(writer.bytes().len() as u64, length.div_ceil(8));
             let mut reader = BitReader { bits: Bits::of(writer.bytes()), at: 0 };
@@ -317,6 +363,14 @@ mod tests {
                 prop_assert_eq!(reader.rice(k), Some(value));
                 prop_assert_eq!(reader.unary(), Some(value % 200));
                 gammas += gamma_bits(value);
+            }
+            for width in 0..=32 {
+                for &value in &values {
+                    prop_assert_eq!(reader.get(width), value & low_mask(width));
+                }
+            }
+            for &zeros in &zeros {
+                prop_assert_eq!(reader.unary(), Some(zeros));
             }
             prop_assert!(reader.at == length && u64::from(gammas) <= length);
             let mut bytes = Vec::new();

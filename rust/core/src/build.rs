@@ -14,8 +14,13 @@ use crate::manifest::FileRecord;
 use crate::segment::{FOLDER, HASHES, LISTS, OFFSETS, Segment, name};
 use crate::spill::{RunReader, Spill};
 
-/// Postings that a thread takes at a time, unless a single latent has more.
-const RANGE: u64 = 1 << 20;
+/// Postings that a thread takes at a time, unless a single latent has more: few enough that they
+/// stay near the processor, and so many that reading them from every chunk costs little.
+const RANGE: u64 = 1 << 18;
+/// Of them, the fewest for each part: what is read at once from one.
+const PART: u64 = 1 << 12;
+/// Ranges that are encoded before they are written: so many that no thread waits long for the last.
+const GROUP: usize = 32;
 /// Numbers of starts that a thread holds at a time.
 const STARTS: usize = 1 << 21;
 
@@ -83,7 +88,15 @@ pub(crate) fn write_lists(
             encoder: Encoder::new(shape),
             memory: Memory::default(),
         });
-        let mut out = Encoded::default();
+        let postings: u64 = source.totals()[range.clone()]
+            .iter()
+            .map(|&n| u64::from(n))
+            .sum();
+        let mut out = Encoded {
+            // About what they take; two bytes a posting, a header for each latent.
+            bytes: Vec::with_capacity(5 * postings as usize / 2 + 128 * range.len()),
+            ends: Vec::with_capacity(range.len()),
+        };
         let encoder = &mut worker.encoder;
         source.read(range, &mut worker.memory, &mut |positions, values| {
             encoder.encode(positions, values, sides, &mut out.bytes);
@@ -108,7 +121,7 @@ pub(crate) fn write_lists(
     };
     let ranges = ranges(source);
     let mut before = Vec::new();
-    for group in ranges.chunks(2 * rayon::current_num_threads()) {
+    for group in ranges.chunks(GROUP.max(8 * rayon::current_num_threads())) {
         // While one group is encoded, the one before it is written, in order.
         let (written, encoded) = rayon::join(
             || write(std::mem::take(&mut before)),
@@ -132,11 +145,12 @@ pub(crate) fn write_lists(
 /// Ranges of latents that are about equally much work.
 fn ranges(source: &impl Postings) -> Vec<Range<usize>> {
     let totals = source.totals();
+    let usual = RANGE.max(PART * source.parts() as u64);
     let most = (STARTS / source.parts().max(1)).max(1);
     let mut ranges = Vec::new();
     let (mut first, mut sum) = (0, 0);
     for (latent, &total) in totals.iter().enumerate() {
-        if latent > first && (sum + u64::from(total) > RANGE || latent - first >= most) {
+        if latent > first && (sum + u64::from(total) > usual || latent - first >= most) {
             ranges.push(first..latent);
             (first, sum) = (latent, 0);
         }

@@ -51,7 +51,36 @@ pub struct Contexts {
 
 impl Index {
     /// Opens the index at `path`; one whose build has not reached its end only if `unfinished`.
+    ///
+    /// Beside a writer that merges segments, those of the newest manifest are opened.
     pub fn open(path: &Path, unfinished: bool) -> Result<Self> {
+        let mut manifest = Self::manifest(path, unfinished)?;
+        loop {
+            let opened = manifest
+                .segments
+                .iter()
+                .map(|record| Segment::open(path, &manifest.parameters, record))
+                .collect::<Result<_>>();
+            // The files of a manifest that was replaced meanwhile may be gone.
+            let newer = match &opened {
+                Ok(_) => None,
+                Err(_) => Some(Self::manifest(path, unfinished)?).filter(|new| *new != manifest),
+            };
+            match newer {
+                Some(newer) => manifest = newer,
+                None => {
+                    return Ok(Self {
+                        path: path.to_owned(),
+                        segments: opened?,
+                        manifest,
+                        derived: Sides::default(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn manifest(path: &Path, unfinished: bool) -> Result<Manifest> {
         let manifest = Manifest::read(path)?.ok_or_else(|| {
             Error::input(format!(
                 "there is no index at `{}`; build one with `IndexWriter`",
@@ -66,17 +95,7 @@ impl Index {
                 manifest.end()
             )));
         }
-        let segments = manifest
-            .segments
-            .iter()
-            .map(|record| Segment::open(path, &manifest.parameters, record))
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            path: path.to_owned(),
-            manifest,
-            segments,
-            derived: Sides::default(),
-        })
+        Ok(manifest)
     }
 
     /// The index folder.
@@ -258,8 +277,12 @@ impl Index {
 
     /// Compares the checksum of every file.
     pub fn verify(&self) -> Result<()> {
-        let checked: Vec<Result<()>> = self.segments.par_iter().map(Segment::verify).collect();
-        checked.into_iter().collect()
+        self.segments.iter().try_for_each(Segment::verify)
+    }
+
+    /// [`Index::verify`] of one segment, by its place.
+    pub fn verify_segment(&self, segment: usize) -> Result<()> {
+        self.segments.get(segment).map_or(Ok(()), Segment::verify)
     }
 
     /// Whether every file is as long as it was; to be asked before an answer is given.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files::PAGES;
-use crate::list::{Buffers, Damaged, List, SLACK, Shape};
+use crate::list::{Damaged, List, SLACK, Shape};
 use crate::manifest::{FileRecord, Parameters, SegmentRecord, hex, is_missing};
 use crate::mapped::{Mapped, PAGE, page_hashes, root};
 use crate::text::{Mask, Text};
@@ -326,8 +326,8 @@ impl Segment {
             .try_for_each(Mapped::intact)
     }
 
-    /// Compares every checksum, also of pages that have been looked at before, and decodes every
-    /// list.
+    /// Compares every checksum, also of pages that have been looked at before, and the numbers of
+    /// every list with the manifest.
     pub(crate) fn verify(&self) -> Result<()> {
         self.text.verify(&self.index, self.first_context)?;
         for file in [&self.lists, &self.offsets, &self.hashes] {
@@ -369,39 +369,5 @@ pub(crate) fn shape(parameters: &Parameters, contexts: u64) -> Shape {
         n_windows: windows as u32,
         window: parameters.window,
         lossless: parameters.lossless,
-    }
-}
-
-// The accessors that whole-array readers use.
-impl Segment {
-    /// All token ids.
-    pub fn tokens(&self) -> Result<Vec<u32>> {
-        let mut tokens = Vec::new();
-        self.tokens_into(0..self.n_positions(), &mut tokens)?;
-        Ok(tokens)
-    }
-
-    /// All document ids.
-    pub fn documents(&self) -> Result<Vec<u64>> {
-        let mut documents = Vec::new();
-        self.documents_into(0..self.n_positions(), &mut documents)?;
-        Ok(documents)
-    }
-
-    /// Postings of each latent.
-    pub fn counts(&self) -> Result<Vec<u64>> {
-        (0..self.n_latents as u32)
-            .map(|latent| Ok(self.list(latent)?.n_postings()))
-            .collect()
-    }
-
-    /// The postings of one latent: relative positions, ascending, and activations.
-    pub fn postings(&self, latent: u32) -> Result<(Vec<u32>, Vec<f32>)> {
-        let (mut positions, mut values) = (Vec::new(), Vec::new());
-        self.list(latent)?
-            .postings(&mut Buffers::default(), &mut positions, &mut values)
-            .map_err(|d| self.damaged(latent, d))?;
-        let activations = values.iter().map(|&v| self.shape.activation(v)).collect();
-        Ok((positions, activations))
     }
 }

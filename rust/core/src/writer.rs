@@ -5,26 +5,25 @@
 //! batches they came in, not on threads, not on when or where it was built. So a build that was killed
 //! and is run again ends in the same bytes.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+mod commit;
+mod open;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 
 use crate::batch::Batch;
-use crate::build::{self, Spilled, write_lists};
 use crate::check::{Checker, Limits, Piece, Ready};
 use crate::error::{Error, Result};
-use crate::folder::{compare, refuse_foreign, remove_leftovers, take_locks};
-use crate::manifest::{FileRecord, Manifest, Parameters, SHARED_TEXT, SegmentRecord, TEXT};
-use crate::runs::{Chunk, Hook};
-use crate::segment::{self, Segment, shape};
-use crate::spill::{self, Held, Spill};
-use crate::text::{TextWriter, WrittenText};
-
-#[cfg(test)]
-mod tests;
+use crate::manifest::{Manifest, Parameters};
+use crate::runs::Chunk;
+use crate::segment::Segment;
+use crate::spill::{Held, Spill};
+pub(crate) use commit::with_folder;
 
 /// Tokens in a segment where nothing else is asked for.
 const SEGMENT_TOKENS: u64 = 1 << 24;
@@ -89,185 +88,6 @@ struct IndexState {
 }
 
 impl Writer {
-    /// Opens the index folder at `path`, which is made if it is not there.
-    ///
-    /// A folder that holds an index is gone on with if its parameters are the same, from where it was
-    /// interrupted. What an interrupted writer left behind and cannot be used is removed. A second
-    /// writer on one folder is refused.
-    pub fn open(path: &Path, parameters: Parameters) -> Result<Self> {
-        Self::open_with(path, parameters, Options::default())
-    }
-
-    /// [`Writer::open`] with options.
-    pub fn open_with(path: &Path, parameters: Parameters, options: Options) -> Result<Self> {
-        refuse_foreign(path, &[])?;
-        Self::open_all(path, vec![(path.to_owned(), parameters)], options)
-    }
-
-    /// Opens the indices of several hookpoints, `path/<name>`, which share one text, `path/text`.
-    ///
-    /// They are added to at the same time. Their parameters may differ in the number of latents, in
-    /// `lossless` and in attributes; `text` is set here.
-    pub fn open_many(
-        path: &Path,
-        hookpoints: &[(String, Parameters)],
-        options: Options,
-    ) -> Result<Self> {
-        let names: Vec<&str> = hookpoints.iter().map(|(name, _)| name.as_str()).collect();
-        let Some((_, first)) = hookpoints.first() else {
-            return Err(Error::input("there is no hookpoint; name at least one"));
-        };
-        for (at, (name, parameters)) in hookpoints.iter().enumerate() {
-            let taken = ["", ".", "..", TEXT, spill::FOLDER, segment::FOLDER, "lock"];
-            if taken.contains(&name.as_str()) || name.contains(['/', '\\', '\0']) {
-                return Err(Error::input(format!(
-                    "the hookpoint `{name}` cannot be the name of a folder of an index"
-                )));
-            }
-            if names[..at].contains(&name.as_str()) {
-                return Err(Error::input(format!(
-                    "the hookpoint `{name}` is named twice"
-                )));
-            }
-            let alike = Parameters {
-                n_latents: first.n_latents,
-                lossless: first.lossless,
-                attributes: first.attributes.clone(),
-                ..parameters.clone()
-            };
-            compare(path, first, &alike)?;
-        }
-        refuse_foreign(path, &names)?;
-        for name in &names {
-            refuse_foreign(&path.join(name), &[])?;
-        }
-        let all = hookpoints.iter().map(|(name, parameters)| {
-            let text = SHARED_TEXT.to_owned();
-            (
-                path.join(name),
-                Parameters {
-                    text,
-                    ..parameters.clone()
-                },
-            )
-        });
-        Self::open_all(path, all.collect(), options)
-    }
-
-    fn open_all(
-        path: &Path,
-        indices: Vec<(PathBuf, Parameters)>,
-        options: Options,
-    ) -> Result<Self> {
-        for (_, parameters) in &indices {
-            parameters.check()?;
-        }
-        for (index, _) in &indices {
-            let folder = index.join(segment::FOLDER);
-            fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        }
-        let text = indices[0].0.join(&indices[0].1.text);
-        fs::create_dir_all(&text).map_err(Error::io("create", &text))?;
-        let beside = text.join("..");
-        let folders = indices.iter().map(|(index, _)| index.as_path());
-        let locks = take_locks(folders.chain([path, beside.as_path()]))?;
-        let mut hooks = Vec::new();
-        for (index, parameters) in indices {
-            let manifest = match Manifest::read(&index)? {
-                Some(manifest) => {
-                    compare(&index, &manifest.parameters, &parameters)?;
-                    manifest
-                }
-                None => Manifest::new(parameters),
-            };
-            hooks.push((index, manifest));
-        }
-        let first = hooks.iter().map(|(_, m)| m.end()).min().unwrap_or(0);
-        for (index, manifest) in &hooks {
-            remove_leftovers(index, manifest, first)?;
-        }
-        crate::folder::remove_old_spills(path, first)?;
-        let mut states = Vec::new();
-        for (path, manifest) in hooks {
-            if manifest.segments.is_empty() && !manifest.complete {
-                manifest.write(&path, options.durable)?;
-            }
-            let segments = manifest
-                .segments
-                .iter()
-                .map(|record| Segment::open(&path, &manifest.parameters, record))
-                .collect::<Result<_>>()?;
-            states.push(IndexState {
-                path,
-                manifest,
-                segments,
-            });
-        }
-        let parameters = &states[0].manifest.parameters;
-        let n_latents = states.iter().map(|hook| hook.manifest.parameters.n_latents);
-        let names = states.iter().map(|hook| {
-            let name = hook.path.file_name().unwrap_or_default().to_string_lossy();
-            // A single index may be moved while it is built.
-            let name = if states.len() == 1 { "".into() } else { name };
-            format!("{name}/{}", hook.manifest.parameters.n_latents)
-        });
-        let mut texts: Vec<String> = names.collect();
-        texts.push(format!("{first} {}", parameters.context_length));
-        let mut writer = Self {
-            path: path.to_owned(),
-            text,
-            durable: options.durable,
-            limits: Limits::default(),
-            #[cfg(test)]
-            fail_at: None,
-            identity: spill::identity(texts.iter().map(String::as_str)),
-            checker: Checker::new(
-                parameters.context_length,
-                n_latents.collect(),
-                Limits::default(),
-            ),
-            first,
-            spill: None,
-            waiting: Vec::new(),
-            chunks: Vec::new(),
-            held: Held::new(states.len()),
-            positions: 0,
-            cursor: parameters.first_context,
-            hooks: states,
-            locks,
-        };
-        writer.recover()?;
-        Ok(writer)
-    }
-
-    /// Takes over what an interrupted writer spilled.
-    fn recover(&mut self) -> Result<()> {
-        if !Spill::is_there(&self.path, self.first) {
-            return Ok(());
-        }
-        let mut spill = self.open_spill()?;
-        let limit = self.end_of_segment(self.first) - self.first;
-        if spill.contexts() > limit {
-            return spill.remove();
-        }
-        self.held = std::mem::take(&mut spill.held);
-        self.positions = spill.positions;
-        let full = spill.contexts() == limit;
-        self.spill = Some(spill);
-        // It was killed between its last chunk and the commit.
-        if full { self.commit_or_close() } else { Ok(()) }
-    }
-
-    fn open_spill(&self) -> Result<Spill> {
-        let kept = |hook: &IndexState| Hook {
-            n_latents: hook.manifest.parameters.n_latents,
-            kept: hook.manifest.end() == self.first,
-        };
-        let hooks = self.hooks.iter().map(kept).collect();
-        let length = self.parameters().context_length;
-        Spill::open(&self.path, self.first, length, hooks, self.identity)
-    }
-
     /// What the index is built with; of several, the first one's.
     #[must_use]
     pub fn parameters(&self) -> &Parameters {
@@ -458,52 +278,37 @@ impl Writer {
             groups.push(begin..self.waiting.len());
         }
         if groups.is_empty() {
+            if let (Some(spill), true) = (&mut self.spill, all) {
+                self.chunks.extend(spill.settle()?);
+            }
             return Ok(());
         }
-        let mut spill = match self.spill.take() {
-            Some(spill) => spill,
-            None => self.open_spill()?,
-        };
+        if self.spill.is_none() {
+            self.spill = Some(self.open_spill()?);
+        }
         let length = u64::from(self.parameters().context_length);
-        let (first, hooks) = (self.first, spill.hooks.clone());
         let threads = rayon::current_num_threads();
-        self.chunks.resize_with(threads, Chunk::default);
+        let (first, waiting) = (self.first, &self.waiting);
+        let Some(spill) = &mut self.spill else {
+            return Ok(());
+        };
         for some in groups.chunks(threads) {
-            let waiting = &self.waiting;
-            self.chunks
-                .par_iter_mut()
-                .zip(some)
-                .for_each(|(chunk, range)| {
-                    let pieces = &waiting[range.clone()];
-                    let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
-                    chunk.fill(pieces, start, &hooks);
-                });
-            for (chunk, _) in self.chunks.iter().zip(some) {
-                spill.append(chunk)?;
-            }
+            let missing = some.len().saturating_sub(self.chunks.len());
+            self.chunks.extend((0..missing).map(|_| Chunk::default()));
+            let mut filled: Vec<Chunk> = self.chunks.drain(..some.len()).collect();
+            let hooks = &spill.hooks;
+            filled.par_iter_mut().zip(some).for_each(|(chunk, range)| {
+                let pieces = &waiting[range.clone()];
+                let start = (pieces[0].context - first) * length + u64::from(pieces[0].offset);
+                chunk.fill(pieces, start, hooks);
+            });
+            self.chunks.extend(spill.append(filled)?);
+        }
+        if all {
+            self.chunks.extend(spill.settle()?);
         }
         let done = groups.last().map_or(0, |range| range.end);
         self.waiting.drain(..done);
-        self.spill = Some(spill);
-        Ok(())
-    }
-
-    /// Commits what is left, marks the index complete, and lets go of the folder.
-    pub fn finish(&mut self) -> Result<()> {
-        self.check_open()?;
-        self.commit_or_close()?;
-        let completed = self.complete();
-        self.abandon();
-        completed
-    }
-
-    fn complete(&mut self) -> Result<()> {
-        for hook in &mut self.hooks {
-            if !hook.manifest.complete {
-                hook.manifest.complete = true;
-                hook.manifest.write(&hook.path, self.durable)?;
-            }
-        }
         Ok(())
     }
 
@@ -512,7 +317,11 @@ impl Writer {
     /// What was spilled stays, and another writer goes on from there.
     pub fn abandon(&mut self) {
         self.waiting.clear();
-        self.positions = self.spill.take().map_or(0, |spill| spill.positions);
+        self.positions = self.spill.take().map_or(0, |mut spill| {
+            // What did not get to the disk is not counted.
+            let _ = spill.settle();
+            spill.positions
+        });
         self.locks.clear();
     }
 
@@ -524,121 +333,6 @@ impl Writer {
             "the writer of the index `{}` is closed; open another one to go on",
             self.path.display()
         )))
-    }
-
-    /// A failed commit leaves the writer closed; what was spilled stays.
-    fn commit_or_close(&mut self) -> Result<()> {
-        let committed = self.commit();
-        if committed.is_err() {
-            self.abandon();
-        }
-        committed
-    }
-
-    /// Writes the open segment: its text, then each hookpoint's lists and manifest; then the spill
-    /// can go. Killed in between, the next writer finds the spill and does the rest.
-    fn commit(&mut self) -> Result<()> {
-        self.flush(true)?;
-        let Some(spill) = self.spill.take() else {
-            return Ok(());
-        };
-        let contexts = spill.contexts();
-        self.step()?;
-        if contexts > 0 {
-            let text = self.write_text(&spill)?;
-            self.step()?;
-            for number in 0..self.hooks.len() {
-                if self.hooks[number].manifest.end() == self.first {
-                    self.write_segment(number, &spill, &text, contexts)?;
-                    self.step()?;
-                }
-            }
-        }
-        spill.remove()?;
-        self.first += contexts;
-        self.positions = 0;
-        self.held = Held::new(self.hooks.len());
-        Ok(())
-    }
-
-    /// A point between two steps of a commit, where a test can have it fail.
-    #[cfg_attr(
-        not(test),
-        allow(
-            clippy::unused_self,
-            clippy::unnecessary_wraps,
-            clippy::needless_pass_by_ref_mut
-        )
-    )]
-    fn step(&mut self) -> Result<()> {
-        #[cfg(test)]
-        if let Some(left) = &mut self.fail_at {
-            if *left == 0 {
-                return Err(Error::input("asked to fail"));
-            }
-            *left -= 1;
-        }
-        Ok(())
-    }
-
-    fn write_text(&self, spill: &Spill) -> Result<WrittenText> {
-        let parameters = self.parameters();
-        let mut text = TextWriter::create(
-            &self.text,
-            &segment::name(self.first),
-            spill.largest_token > u32::from(u16::MAX),
-            parameters.window,
-            parameters.split_seed,
-            self.durable,
-        )?;
-        spill.each_text(|part| text.push(part))?;
-        text.finish(&self.held.text, parameters.text == SHARED_TEXT)
-    }
-
-    fn write_segment(
-        &mut self,
-        number: usize,
-        spill: &Spill,
-        text: &WrittenText,
-        contexts: u64,
-    ) -> Result<()> {
-        let hook = &mut self.hooks[number];
-        let parameters = &hook.manifest.parameters;
-        let source = Spilled::new(spill, number);
-        let files = write_lists(
-            &hook.path,
-            &segment::name(self.first),
-            shape(parameters, contexts),
-            &source,
-            &text.sides,
-            &self.held.hooks[number],
-            self.durable,
-        )?;
-        let lists = build::folder(self.first);
-        let texts = format!("{}/{}", parameters.text, segment::name(self.first));
-        let mut all = with_folder(&lists, files);
-        all.extend(with_folder(&texts, text.files.clone()));
-        let record = SegmentRecord {
-            first_context: self.first,
-            contexts,
-            n_tokens: text.n_tokens,
-            nnz: spill.totals[number].iter().map(|&n| u64::from(n)).sum(),
-            lists,
-            text: texts,
-            files: all,
-        };
-        #[cfg(test)]
-        if self.fail_at == Some(1) {
-            return Err(Error::input("asked to fail"));
-        }
-        let segment = Segment::open(&hook.path, parameters, &record)?;
-        let mut manifest = hook.manifest.clone();
-        manifest.segments.push(record);
-        manifest.complete = false;
-        manifest.write(&hook.path, self.durable)?;
-        hook.manifest = manifest;
-        hook.segments.push(segment);
-        Ok(())
     }
 }
 
@@ -654,15 +348,4 @@ impl IndexState {
         segment.intact()?;
         Ok(hashes)
     }
-}
-
-/// Files by their path relative to the index folder.
-pub(crate) fn with_folder(
-    folder: &str,
-    files: BTreeMap<String, FileRecord>,
-) -> BTreeMap<String, FileRecord> {
-    let named = files
-        .into_iter()
-        .map(|(name, record)| (format!("{folder}/{name}"), record));
-    named.collect()
 }

@@ -337,10 +337,10 @@ impl Index {
         Ok(decoded.map_err(CoreError::from)?)
     }
 
-    /// Compare the checksum of every file.
-    #[pyo3(signature = () -> "None")]
-    fn verify(&self, py: Python<'_>) -> CoreResult<()> {
-        Ok(py.detach(|| self.0.verify())?)
+    /// Compare the checksum of every file of a segment.
+    #[pyo3(signature = (segment: "int") -> "None")]
+    fn verify_segment(&self, py: Python<'_>, segment: usize) -> CoreResult<()> {
+        Ok(py.detach(|| self.0.verify_segment(segment))?)
     }
 }
 
