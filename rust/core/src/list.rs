@@ -46,11 +46,13 @@
 mod block;
 mod divide;
 mod encode;
+mod found;
 mod hits;
 mod one;
 mod order;
 mod postings;
 mod read;
+mod strongest;
 #[cfg(test)]
 mod tests;
 mod unpack;

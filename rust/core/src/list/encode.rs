@@ -1,25 +1,23 @@
 //! Postings to bytes.
 
 use super::divide::Divider;
+use super::found::{Several, Window};
 use super::write::Hits;
-use super::{BLOCK, EXACT, Run, Shape};
+use super::{BLOCK, Run, Shape};
 use crate::bits::{BitWriter, gamma_bits, low_mask, put_varint, width_of};
-use crate::code::{self, LOW_BITS, MAX_CODE};
-
-/// The smallest bf16 that is not subnormal.
-const NORMAL: u16 = 0x80;
+use crate::code::MAX_CODE;
 
 /// Turns the postings of one latent after the other into lists; keeps its working memory.
 #[derive(Debug)]
 pub struct Encoder {
     pub(super) shape: Shape,
-    divide: Divider,
+    pub(super) divide: Divider,
     /// Of each posting, where the window is no power of two; see [`Window::address`].
     addresses: Vec<u32>,
     /// By position: the windows, their codes, and the first posting of each.
-    found: Vec<Window>,
-    codes: Vec<u16>,
-    firsts: Vec<u32>,
+    pub(super) found: Vec<Window>,
+    pub(super) codes: Vec<u16>,
+    pub(super) firsts: Vec<u32>,
     pub(super) several: Vec<Several>,
     /// By rank.
     pub(super) ranked: Vec<Window>,
@@ -28,76 +26,10 @@ pub struct Encoder {
     histogram: Vec<u32>,
     pub(super) runs: Vec<Run>,
     /// The ranks of the strongest windows, ascending, and their low bits.
-    marked: Vec<u32>,
-    lows: Vec<u32>,
-    head: BitWriter,
+    pub(super) marked: Vec<u32>,
+    pub(super) lows: Vec<u32>,
+    pub(super) head: BitWriter,
     blocks: BitWriter,
-}
-
-/// A window, from the top: 32 bits of the address of its peak; 3 low bits of its largest bf16; with
-/// one hit 12 bits of nothing, 16 of its bf16 and a 0; with several, 28 of its place in
-/// `Encoder::several` and a 1.
-///
-/// An address is the number of the window and below it, in as many bits as that needs, an offset in
-/// the window: the position itself, where the window is a power of two.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Window(u64);
-
-/// The hits of a window with several: `count` postings from `first` on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Several {
-    pub(super) first: u32,
-    pub(super) count: u32,
-    /// The posting of its peak, counted from `first`.
-    pub(super) peak: u32,
-}
-
-impl Window {
-    /// Of a bf16 that is not subnormal; see [`Window::with_low`].
-    #[inline]
-    fn single(address: u32, bf16: u16) -> Self {
-        let low = u64::from(bf16) & u64::from(low_mask(LOW_BITS));
-        Self(u64::from(address) << 32 | low << 29 | u64::from(bf16) << 1)
-    }
-
-    #[inline]
-    fn several(self, address: u32, place: usize) -> Self {
-        let low = self.0 & 0xe000_0000;
-        Self(u64::from(address) << 32 | low | (place as u64) << 1 | 1)
-    }
-
-    /// The same with these low bits.
-    fn with_low(self, low: u8) -> Self {
-        Self(self.0 & !0xe000_0000 | u64::from(low) << 29)
-    }
-
-    #[inline]
-    pub(super) fn address(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    /// The low bits of its largest bf16.
-    #[inline]
-    fn low(self) -> u32 {
-        self.0 as u32 >> 29
-    }
-
-    #[inline]
-    pub(super) fn has_several(self) -> bool {
-        self.0 & 1 == 1
-    }
-
-    /// Where its hits are, of a window with several.
-    #[inline]
-    pub(super) fn place(self) -> usize {
-        (self.0 as u32 >> 1 & 0x0fff_ffff) as usize
-    }
-
-    /// Its bf16, of a window with one hit.
-    #[inline]
-    pub(super) fn bf16(self) -> u16 {
-        (self.0 >> 1) as u16
-    }
 }
 
 impl Encoder {
@@ -175,97 +107,6 @@ impl Encoder {
             out.extend_from_slice(self.head.bytes());
         }
         self.addresses = computed.unwrap_or_default();
-    }
-
-    /// The addresses of positions, where they are others.
-    fn address(&self, positions: &[u32], mut addresses: Vec<u32>) -> Option<Vec<u32>> {
-        if self.shape.window.is_power_of_two() {
-            return None;
-        }
-        let (w, o) = (self.shape.window, self.shape.offset_bits());
-        addresses.clear();
-        addresses.extend(positions.iter().map(|&position| {
-            let window = self.divide.of(position);
-            window << o | (position - window * w)
-        }));
-        Some(addresses)
-    }
-
-    /// Finds the windows, their codes and the smallest code of a hit, which is returned.
-    fn group(&mut self, addresses: &[u32], values: &[u16]) -> u16 {
-        let o = self.shape.offset_bits();
-        let n = addresses.len();
-        self.found.resize(n, Window::default());
-        self.firsts.resize(n + 1, 0);
-        // Whether a posting begins a window is a guess that is often wrong: both cases are computed,
-        // and what belongs to the last window is written at every posting.
-        let (found, firsts) = (&mut self.found[..n], &mut self.firsts[..n]);
-        let mut next = 0;
-        let (mut window, mut first, mut address, mut largest) = (u32::MAX, 0, 0, 0);
-        for (posting, (&at, &bf16)) in (0u32..).zip(addresses.iter().zip(values)) {
-            let begins = at >> o != window;
-            window = at >> o;
-            next += usize::from(begins);
-            first = if begins { posting } else { first };
-            address = if begins { at } else { address };
-            largest = if begins { bf16 } else { bf16.max(largest) };
-            found[next - 1] = Window::single(address, largest);
-            firsts[next - 1] = first;
-        }
-        self.found.truncate(next);
-        self.firsts.truncate(next + 1);
-        self.firsts[next] = n as u32;
-        let floor = values.iter().copied().min().unwrap_or(0);
-        self.codes.clear();
-        let largest = self.found.iter().map(|window| window.bf16());
-        if floor >= NORMAL {
-            // The same as below, without a question: many at a time.
-            let normal = |bf16| (bf16 >> LOW_BITS) + (code::code(NORMAL) - (NORMAL >> LOW_BITS));
-            self.codes.extend(largest.map(normal));
-        } else {
-            self.codes.extend(largest.map(code::code));
-            for window in &mut self.found {
-                *window = window.with_low(code::low(window.bf16()));
-            }
-        }
-        self.gather_several(addresses, values);
-        code::code(floor)
-    }
-
-    /// Notes the hits of the windows with several, and puts their peaks in their places.
-    fn gather_several(&mut self, addresses: &[u32], values: &[u16]) {
-        self.several.clear();
-        let n = self.found.len();
-        if n == addresses.len() {
-            return;
-        }
-        // The gaps are not needed yet. The places of those windows are listed without a branch.
-        let mut places = std::mem::take(&mut self.gaps);
-        places.resize(n + 1, 0);
-        let mut m = 0;
-        for (at, edges) in (0u32..).zip(self.firsts.windows(2)) {
-            places[m] = at;
-            m += usize::from(edges[1] - edges[0] > 1);
-        }
-        for &at in &places[..m] {
-            let at = at as usize;
-            let (first, end) = (self.firsts[at], self.firsts[at + 1]);
-            let span = first as usize..end as usize;
-            let own = self.codes[at];
-            // Of equal codes the first: the low bits do not decide, they may not be stored.
-            let peak = values[span.clone()]
-                .iter()
-                .position(|&bf16| code::code(bf16) == own)
-                .unwrap_or(0);
-            let address = addresses[span.start + peak];
-            self.found[at] = self.found[at].several(address, self.several.len());
-            self.several.push(Several {
-                first,
-                count: end - first,
-                peak: peak as u32,
-            });
-        }
-        self.gaps = places;
     }
 
     /// Brings the windows into the order of their strength, and makes the runs.
@@ -391,102 +232,6 @@ impl Encoder {
         blocks.align();
         self.blocks = blocks;
         skips
-    }
-
-    /// Writes the low bits of the strongest windows of both sides into `head`.
-    fn write_exact(&mut self, sides: &[u8]) {
-        self.head.clear();
-        let n = self.ranked.len() as u32;
-        if n <= EXACT {
-            self.lows.clear();
-            let lows = self.ranked.iter().map(|window| window.low());
-            self.lows.extend(lows);
-            let mut burst = self.head.burst(u64::from(n * LOW_BITS));
-            burst.fields(&self.lows, LOW_BITS);
-            burst.end();
-            self.head.align();
-            return;
-        }
-        self.mark(sides);
-        let leading = (0u32..)
-            .zip(&self.marked)
-            .take_while(|(i, rank)| i == *rank)
-            .count();
-        let (prefix, lows) = self.lows.split_at(leading);
-        let most = u64::from(gamma_bits(n + 1) + LOW_BITS);
-        let mut burst = self.head.burst(most * (self.lows.len() as u64 + 2));
-        burst.gamma(leading as u32 + 1);
-        burst.fields(prefix, LOW_BITS);
-        burst.gamma(lows.len() as u32 + 1);
-        let mut next = leading as u32;
-        for (&rank, &low) in self.marked[leading..].iter().zip(lows) {
-            burst.gamma(rank + 1 - next);
-            burst.put(u64::from(low), LOW_BITS);
-            next = rank + 1;
-        }
-        burst.end();
-        self.head.align();
-    }
-
-    /// Marks the strongest windows of both sides, in the order of their ranks.
-    fn mark(&mut self, sides: &[u8]) {
-        let o = self.shape.offset_bits();
-        let (marked, lows) = (&mut self.marked, &mut self.lows);
-        marked.clear();
-        lows.clear();
-        let mut wanted = [EXACT; 2];
-        for run in &self.runs {
-            if wanted == [0, 0] {
-                break;
-            }
-            let windows = &self.ranked[run.first as usize..][..run.count as usize];
-            let each = || {
-                let side = |window: Window| usize::from(sides[(window.address() >> o) as usize]);
-                let ranks = run.first..;
-                ranks
-                    .zip(windows)
-                    .map(move |(rank, window)| (rank, window.low(), side(*window)))
-                    .filter(|&(_, _, side)| side < 2)
-            };
-            if run.count <= wanted[0].min(wanted[1]) {
-                // There is room for all.
-                for (rank, low, side) in each() {
-                    wanted[side] -= 1;
-                    marked.push(rank);
-                    lows.push(low);
-                }
-                continue;
-            }
-            // How many there are of each side and low bits, and then how many of them are wanted.
-            let mut keep = [[0u32; 1 << LOW_BITS]; 2];
-            for (_, low, side) in each() {
-                keep[side][low as usize] += 1;
-            }
-            for (keep, wanted) in keep.iter_mut().zip(&mut wanted) {
-                for kept in keep.iter_mut().rev() {
-                    *kept = (*kept).min(*wanted);
-                    *wanted -= *kept;
-                }
-            }
-            for (rank, low, side) in each() {
-                let left = &mut keep[side][low as usize];
-                if *left > 0 {
-                    *left -= 1;
-                    marked.push(rank);
-                    lows.push(low);
-                }
-            }
-        }
-    }
-}
-
-impl Several {
-    /// Calls `visit` with each posting but the peak, ascending.
-    #[inline]
-    pub(super) fn others(&self, mut visit: impl FnMut(u32)) {
-        let peak = self.first + self.peak;
-        (self.first..peak).for_each(&mut visit);
-        (peak + 1..self.first + self.count).for_each(visit);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The fields of one block.
 
-use super::encode::{Encoder, Several};
+use super::encode::Encoder;
+use super::found::Several;
 use super::{BLOCK, multi_bits};
 use crate::bits::{Burst, gamma_bits, low_mask, width_of};
 use crate::code::{self, LOW_BITS, MAX_CODE};
