@@ -1,19 +1,17 @@
 //! The spill: what was added to the segment that is still open, on disk.
 //!
-//! Chunks (see `runs`), dealt out to a few files in turn: freeing what a file took is slow, and
-//! several are freed at a time. They are appended by a thread of its own, so that the next chunks are
-//! filled while the last are written. Nothing is synced: a chunk that was torn is known by its
+//! One file of chunks (see `runs`), appended by a thread of its own, so that the next chunks are
+//! filled while the last are written. It is never synced: a chunk that was torn is known by its
 //! hashes, and the next writer keeps those before it. So a build that was killed goes on where its
 //! last chunk ended.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::Piece;
@@ -24,16 +22,18 @@ use crate::text::TextPart;
 
 /// The folder of the spill within the index.
 pub(crate) const FOLDER: &str = "building";
-/// The files in it.
-const FILES: [&str; 4] = ["spill-0.bin", "spill-1.bin", "spill-2.bin", "spill-3.bin"];
+const FILE: &str = "spill.bin";
 
 /// The spill of one open segment.
 #[derive(Debug)]
 pub(crate) struct Spill {
     folder: PathBuf,
-    files: Vec<Part>,
+    path: PathBuf,
+    file: Arc<File>,
     /// The thread that writes what was appended last.
     writing: Option<JoinHandle<Written>>,
+    /// Bytes that are valid once it has ended.
+    end: u64,
     context_length: u64,
     pub(crate) hooks: Vec<Hook>,
     chunks: Vec<Placed>,
@@ -46,23 +46,13 @@ pub(crate) struct Spill {
     pub(crate) totals: Vec<Vec<u32>>,
 }
 
-/// One of the files: chunk `n` is in file `n % FILES.len()`.
-#[derive(Debug)]
-struct Part {
-    path: PathBuf,
-    file: Arc<File>,
-    /// Bytes that are valid once all is written.
-    end: u64,
-}
-
 /// Chunks that were to be written, and the first that was not.
 type Written = (Vec<Chunk>, Option<(usize, std::io::Error)>);
 
 /// A chunk in the file.
 #[derive(Debug)]
 struct Placed {
-    /// Which file has it, and where it begins there, in bytes.
-    file: usize,
+    /// Where it begins, in bytes.
     at: u64,
     head: Head,
     runs: Vec<Option<Run>>,
@@ -71,7 +61,6 @@ struct Placed {
 /// One run of a chunk, for reading a part of it.
 pub(crate) struct RunReader<'a> {
     spill: &'a Spill,
-    file: usize,
     at: u64,
     run: Run,
     /// The segment's position of the chunk's first.
@@ -90,24 +79,20 @@ impl Spill {
     ) -> Result<Self> {
         let folder = index.join(FOLDER).join(segment::name(first_context));
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        let open = |name| {
-            let path = folder.join(name);
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .map_err(Error::io("open", &path))?;
-            let file = Arc::new(file);
-            Ok(Part { path, file, end: 0 })
-        };
-        let files = FILES.into_iter().map(open).collect::<Result<_>>()?;
+        let path = folder.join(FILE);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
         let n = hooks.len();
         let mut spill = Self {
             folder,
-            files,
+            file: Arc::new(file),
             writing: None,
+            end: 0,
             context_length: u64::from(context_length),
             chunks: Vec::new(),
             positions: 0,
@@ -118,6 +103,7 @@ impl Spill {
                 .map(|hook| vec![0; hook.n_latents as usize])
                 .collect(),
             hooks,
+            path,
         };
         spill.recover(identity)?;
         Ok(spill)
@@ -128,7 +114,7 @@ impl Spill {
         index
             .join(FOLDER)
             .join(segment::name(first_context))
-            .join(FILES[0])
+            .join(FILE)
             .is_file()
     }
 
@@ -142,57 +128,52 @@ impl Spill {
     /// Nothing of these may be read before [`Spill::settle`].
     pub(crate) fn append(&mut self, chunks: Vec<Chunk>) -> Result<Vec<Chunk>> {
         let before = self.settle()?;
-        let first = self.chunks.len();
         for chunk in &chunks {
             let Some((head, runs)) = self.parse(&chunk.words) else {
                 return Err(Error::input("a chunk cannot be read back"));
             };
             self.take(head, runs, &chunk.words);
         }
-        let files: Vec<_> = self.files.iter().map(|f| Arc::clone(&f.file)).collect();
+        let file = Arc::clone(&self.file);
         let write = move || {
             let failed = chunks.iter().enumerate().find_map(|(at, chunk)| {
-                let mut file = &*files[(first + at) % files.len()];
-                let written = file.write_all(bytemuck::cast_slice(&chunk.words));
+                let written = (&*file).write_all(bytemuck::cast_slice(&chunk.words));
                 Some((at, written.err()?))
             });
             (chunks, failed)
         };
         let begun = thread::Builder::new().spawn(write);
-        self.writing = Some(begun.map_err(Error::io("write", &self.folder))?);
+        self.writing = Some(begun.map_err(Error::io("write", &self.path))?);
         Ok(before)
     }
 
-    /// Waits until all that was appended stands in the files; returns the chunks.
+    /// Waits until all that was appended stands in the file; returns the chunks.
     ///
-    /// An error leaves the files as they were before the chunk that did not fit.
+    /// An error leaves the file as it was before the chunk that did not fit.
     pub(crate) fn settle(&mut self) -> Result<Vec<Chunk>> {
         let Some(writing) = self.writing.take() else {
             return Ok(Vec::new());
         };
         let Ok((chunks, failed)) = writing.join() else {
             return Err(Error::input(format!(
-                "the thread that writes to `{}` ended early",
-                self.folder.display()
+                "the thread that writes `{}` ended early",
+                self.path.display()
             )));
         };
         let Some((at, error)) = failed else {
             return Ok(chunks);
         };
         let kept = self.chunks.len() - (chunks.len() - at);
-        let path = self.files[kept % FILES.len()].path.clone();
-        for chunk in self.chunks.drain(kept..).rev() {
-            self.files[chunk.file].end = chunk.at;
-            self.positions = chunk.head.start;
+        if let Some(first) = self.chunks.drain(kept..).next() {
+            self.end = first.at;
+            self.positions = first.head.start;
         }
-        for part in &self.files {
-            // On a full disk the half of a chunk only takes room; its hash would give it away.
-            let _ = part.file.set_len(part.end);
-        }
-        Err(Error::io("write", &path)(error))
+        // On a full disk the half of a chunk only takes room; its hash would give it away.
+        let _ = self.file.set_len(self.end);
+        Err(Error::io("write", &self.path)(error))
     }
 
-    /// The hashes of the contexts in a chunk that stands in a file, which the writer keeps.
+    /// The hashes of the contexts in a chunk that stands in the file, which the writer keeps.
     fn take_hashes(&mut self, head: &Head, runs: &[Option<Run>], words: &[u32]) {
         let first = (head.start / self.context_length) as usize;
         let hashes = |start: u64| read_u64s(&words[start as usize..][..2 * head.contexts]);
@@ -213,7 +194,7 @@ impl Spill {
         Some((head, runs))
     }
 
-    /// Notes a chunk that stands at the end of its file.
+    /// Notes a chunk that stands at the end of the file.
     fn take(&mut self, head: Head, runs: Vec<Option<Run>>, words: &[u32]) {
         for (totals, run) in self.totals.iter_mut().zip(&runs) {
             let Some(run) = run else { continue };
@@ -224,65 +205,37 @@ impl Spill {
         }
         self.positions = head.start + head.positions as u64;
         self.largest_token = self.largest_token.max(head.largest_token);
-        let file = self.chunks.len() % FILES.len();
-        let at = self.files[file].end;
-        self.files[file].end += 4 * words.len() as u64;
-        self.chunks.push(Placed {
-            file,
-            at,
-            head,
-            runs,
-        });
+        let at = self.end;
+        self.end += 4 * words.len() as u64;
+        self.chunks.push(Placed { at, head, runs });
     }
 
     /// Finds the chunks that an interrupted writer left, and cuts off what follows the last whole
     /// context.
     fn recover(&mut self, identity: u64) -> Result<()> {
-        let mut lengths = Vec::with_capacity(FILES.len());
-        for part in &self.files {
-            let io = |error| Error::io("read", &part.path)(error);
-            let length = part.file.metadata().map_err(io)?.len();
-            let mut found = [0u8; 8];
-            if length >= 8 {
-                part.file.read_exact_at(&mut found, 0).map_err(io)?;
-            }
-            let known = length >= 8 && u64::from_le_bytes(found) == identity;
-            lengths.push(if known { length } else { 0 });
+        let io = |error| Error::io("read", &self.path.clone())(error);
+        let length = self.file.metadata().map_err(io)?.len();
+        let mut found = [0u8; 8];
+        let known = length >= 8 && {
+            self.file.read_exact_at(&mut found, 0).map_err(io)?;
+            u64::from_le_bytes(found) == identity
+        };
+        if !known {
+            self.file
+                .set_len(0)
+                .map_err(Error::io("write", &self.path))?;
+            let mut file = &*self.file;
+            file.write_all(&identity.to_le_bytes())
+                .map_err(Error::io("write", &self.path))?;
+            self.end = 8;
+            return Ok(());
         }
-        let known = !lengths.contains(&0);
-        for part in &mut self.files {
-            let io = |error| Error::io("write", &part.path)(error);
-            if !known {
-                part.file.set_len(0).map_err(io)?;
-                (&*part.file)
-                    .write_all(&identity.to_le_bytes())
-                    .map_err(io)?;
-            }
-            part.end = 8;
-        }
-        if known {
-            self.take_over(&lengths)?;
-        }
-        for part in &self.files {
-            let io = |error| Error::io("write", &part.path)(error);
-            part.file.set_len(part.end).map_err(io)?;
-            (&*part.file).seek(SeekFrom::Start(part.end)).map_err(io)?;
-        }
-        Ok(())
-    }
-
-    /// Notes the chunks in files of these lengths.
-    fn take_over(&mut self, lengths: &[u64]) -> Result<()> {
+        self.end = 8;
         // What follows the last whole context is found first, so that nothing of it is noted.
-        let mut whole = 0;
+        let mut whole = (0, self.end);
         let mut chunks = Vec::new();
-        let mut at = vec![8; FILES.len()];
-        let mut position = 0;
-        loop {
-            let file = chunks.len() % FILES.len();
-            let Some(words) = self.read_chunk(file, at[file], lengths[file])? else {
-                break;
-            };
+        let (mut at, mut position) = (self.end, 0);
+        while let Some(words) = self.read_chunk(at, length)? {
             let Some((head, runs)) = self.parse(&words) else {
                 break;
             };
@@ -295,30 +248,36 @@ impl Spill {
                 break;
             }
             position += head.positions as u64;
-            at[file] += 4 * words.len() as u64;
-            chunks.push((head, runs, at[file]));
+            at += 4 * words.len() as u64;
+            chunks.push((head, runs, at));
             if position.is_multiple_of(self.context_length) {
-                whole = chunks.len();
+                whole = (chunks.len(), at);
             }
         }
-        chunks.truncate(whole);
+        chunks.truncate(whole.0);
         for (head, runs, end) in chunks {
-            let file = self.chunks.len() % FILES.len();
-            if let Some(words) = self.read_chunk(file, self.files[file].end, end)? {
+            let begin = self.end;
+            if let Some(words) = self.read_chunk(begin, end)? {
                 self.take_hashes(&head, &runs, &words);
                 self.take(head, runs, &words);
             }
         }
+        self.file
+            .set_len(self.end)
+            .map_err(Error::io("write", &self.path))?;
+        let mut file = &*self.file;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(self.end))
+            .map_err(Error::io("write", &self.path))?;
         Ok(())
     }
 
-    /// The words of the chunk at `at` of a file; None if no valid one is there.
-    fn read_chunk(&self, file: usize, at: u64, length: u64) -> Result<Option<Vec<u32>>> {
+    /// The words of the chunk at `at`; None if no valid one is there.
+    fn read_chunk(&self, at: u64, length: u64) -> Result<Option<Vec<u32>>> {
         if length < at + 4 * HEAD as u64 {
             return Ok(None);
         }
         let mut head = [0u32; HEAD];
-        self.read(file, at, &mut head)?;
+        self.read(at, &mut head)?;
         let Some(head) = Head::read(&head) else {
             return Ok(None);
         };
@@ -327,15 +286,14 @@ impl Spill {
             return Ok(None);
         }
         let mut all = vec![0u32; words as usize];
-        self.read(file, at, &mut all)?;
+        self.read(at, &mut all)?;
         Ok(head.matches(&all[HEAD..]).then_some(all))
     }
 
-    fn read(&self, file: usize, at: u64, words: &mut [u32]) -> Result<()> {
-        let part = &self.files[file];
-        part.file
+    fn read(&self, at: u64, words: &mut [u32]) -> Result<()> {
+        self.file
             .read_exact_at(bytemuck::cast_slice_mut(words), at)
-            .map_err(Error::io("read", &part.path))
+            .map_err(Error::io("read", &self.path))
     }
 
     /// Gives each chunk's text, in order.
@@ -344,7 +302,7 @@ impl Spill {
         for chunk in &self.chunks {
             let range = chunk.head.text();
             words.resize((range.end - range.start) as usize, 0);
-            self.read(chunk.file, chunk.at + 4 * range.start, &mut words)?;
+            self.read(chunk.at + 4 * range.start, &mut words)?;
             visit(&chunk.head.read_text(&words))?;
         }
         Ok(())
@@ -355,7 +313,6 @@ impl Spill {
         self.chunks.iter().filter_map(move |chunk| {
             Some(RunReader {
                 spill: self,
-                file: chunk.file,
                 at: chunk.at,
                 run: chunk.runs[hook]?,
                 start: chunk.head.start as u32,
@@ -364,13 +321,7 @@ impl Spill {
     }
 
     /// Removes it from the disk.
-    pub(crate) fn remove(&mut self) -> Result<()> {
-        self.settle()?;
-        // A file is freed when its name is gone and it is closed.
-        let files = std::mem::take(&mut self.files).into_par_iter();
-        files.try_for_each(|part| {
-            fs::remove_file(&part.path).map_err(Error::io("remove", &part.path))
-        })?;
+    pub(crate) fn remove(&self) -> Result<()> {
         fs::remove_dir_all(&self.folder).map_err(Error::io("remove", &self.folder))?;
         if let Some(parent) = self.folder.parent() {
             // Not if another segment's is in it.
@@ -397,18 +348,18 @@ impl RunReader<'_> {
         pairs: &mut Vec<u32>,
     ) -> Result<()> {
         let at = |word: u64| self.at + 4 * word;
-        let read = |word, words: &mut [u32]| self.spill.read(self.file, at(word), words);
-        read(self.run.starts + from as u64, starts)?;
+        self.spill.read(at(self.run.starts + from as u64), starts)?;
         let (first, last) = (starts[0], starts[to - from]);
         if last < first || last > self.run.postings {
             return Err(Error::input(format!(
                 "`{}` changed while it was read",
-                self.spill.files[self.file].path.display()
+                self.spill.path.display()
             )));
         }
         let begin = pairs.len();
         pairs.resize(begin + (last - first) as usize, 0);
-        read(self.run.pairs + u64::from(first), &mut pairs[begin..])
+        self.spill
+            .read(at(self.run.pairs + u64::from(first)), &mut pairs[begin..])
     }
 }
 

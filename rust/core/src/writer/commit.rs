@@ -45,7 +45,7 @@ impl Writer {
     /// can go. Killed in between, the next writer finds the spill and does the rest.
     fn commit(&mut self) -> Result<()> {
         self.flush(true)?;
-        let Some(mut spill) = self.spill.take() else {
+        let Some(spill) = self.spill.take() else {
             return Ok(());
         };
         let contexts = spill.contexts();

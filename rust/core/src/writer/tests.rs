@@ -225,18 +225,17 @@ fn tear(index: &Path, share: f64, flip: bool) {
     let Ok(folders) = fs::read_dir(index.join(spill::FOLDER)) else {
         return;
     };
-    let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
-    let mut paths: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
-    paths.sort_unstable();
-    let path = &paths[(share * 1e6) as usize % paths.len()];
-    let mut bytes = fs::read(path).unwrap();
-    let at = (bytes.len() as f64 * share) as usize;
-    if flip && at < bytes.len() {
-        bytes[at] ^= 4;
-    } else {
-        bytes.truncate(at);
+    for folder in folders {
+        let path = folder.unwrap().path().join("spill.bin");
+        let mut bytes = fs::read(&path).unwrap();
+        let at = (bytes.len() as f64 * share) as usize;
+        if flip && at < bytes.len() {
+            bytes[at] ^= 4;
+        } else {
+            bytes.truncate(at);
+        }
+        fs::write(&path, bytes).unwrap();
     }
-    fs::write(path, bytes).unwrap();
 }
 
 fn check_parts(corpus: &Corpus, cuts: Vec<usize>, joined: bool) -> crate::testing::TestResult {
