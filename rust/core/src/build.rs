@@ -18,9 +18,10 @@ use crate::spill::{RunReader, Spill};
 /// stay near the processor, and so many that reading them from every chunk costs little.
 const RANGE: u64 = 1 << 18;
 /// Of them, the fewest for each part: what is read at once from one.
-const PART: u64 = 1 << 12;
-/// Ranges that are encoded before they are written: so many that no thread waits long for the last.
-const GROUP: usize = 32;
+const PART: u64 = 1 << 11;
+/// Postings that are encoded before they are written: so many that no thread waits long for the
+/// last, in two to three bytes each.
+const GROUP: usize = 3 << 21;
 /// Numbers of starts that a thread holds at a time.
 const STARTS: usize = 1 << 21;
 
@@ -88,13 +89,10 @@ pub(crate) fn write_lists(
             encoder: Encoder::new(shape),
             memory: Memory::default(),
         });
-        let postings: u64 = source.totals()[range.clone()]
-            .iter()
-            .map(|&n| u64::from(n))
-            .sum();
+        let postings = sum(&source.totals()[range.clone()]);
         let mut out = Encoded {
             // About what they take; two bytes a posting, a header for each latent.
-            bytes: Vec::with_capacity(5 * postings as usize / 2 + 128 * range.len()),
+            bytes: Vec::with_capacity(5 * postings / 2 + 128 * range.len()),
             ends: Vec::with_capacity(range.len()),
         };
         let encoder = &mut worker.encoder;
@@ -120,8 +118,10 @@ pub(crate) fn write_lists(
         Ok(())
     };
     let ranges = ranges(source);
+    let group = GROUP * ranges.len() / sum(source.totals()).max(1);
+    let group = group.max(2 * rayon::current_num_threads());
     let mut before = Vec::new();
-    for group in ranges.chunks(GROUP.max(8 * rayon::current_num_threads())) {
+    for group in ranges.chunks(group) {
         // While one group is encoded, the one before it is written, in order.
         let (written, encoded) = rayon::join(
             || write(std::mem::take(&mut before)),
@@ -140,6 +140,10 @@ pub(crate) fn write_lists(
     folder.close(LISTS, lists)?;
     folder.close(OFFSETS, offsets)?;
     folder.finish(false)
+}
+
+fn sum(totals: &[u32]) -> usize {
+    totals.iter().map(|&n| n as usize).sum()
 }
 
 /// Ranges of latents that are about equally much work.
@@ -193,14 +197,20 @@ impl Postings for Spilled<'_> {
         let width = latents.len() + 1;
         memory.starts.resize(self.runs.len() * width, 0);
         memory.pairs.clear();
+        memory
+            .pairs
+            .reserve_exact(sum(&self.totals[latents.clone()]));
         memory.begins.clear();
         for (run, starts) in self.runs.iter().zip(memory.starts.chunks_exact_mut(width)) {
             memory.begins.push(memory.pairs.len());
             run.read(latents.start, latents.end, starts, &mut memory.pairs)?;
         }
         for latent in 0..latents.len() {
+            let postings = self.totals[latents.start + latent] as usize;
             memory.positions.clear();
+            memory.positions.reserve_exact(postings);
             memory.values.clear();
+            memory.values.reserve_exact(postings);
             let parts = memory.starts.chunks_exact(width).zip(&memory.begins);
             for (run, (starts, &begin)) in self.runs.iter().zip(parts) {
                 let from = begin + (starts[latent] - starts[0]) as usize;

@@ -102,11 +102,12 @@ impl Encoder {
     pub(super) fn group(&mut self, addresses: &[u32], values: &[u16]) -> u16 {
         let o = self.shape.offset_bits();
         let n = addresses.len();
-        self.found.resize(n, Window::default());
-        self.firsts.resize(n + 1, 0);
+        let most = n.min(self.shape.n_windows as usize);
+        self.found.resize(most, Window::default());
+        self.firsts.resize(most + 1, 0);
         // Whether a posting begins a window is a guess that is often wrong: both cases are computed,
         // and what belongs to the last window is written at every posting.
-        let (found, firsts) = (&mut self.found[..n], &mut self.firsts[..n]);
+        let (found, firsts) = (&mut self.found[..most], &mut self.firsts[..most]);
         let mut next = 0;
         let (mut window, mut first, mut address, mut largest) = (u32::MAX, 0, 0, 0);
         for (posting, (&at, &bf16)) in (0u32..).zip(addresses.iter().zip(values)) {
