@@ -51,7 +51,8 @@ def figure(row):
     for factor, name in ((1e9, "G "), (1e6, "M "), (1e3, "k ")):
         if value >= factor and row["metric"] == "rate":
             return f"{value / factor:.3g} {name}{row['unit']}"
-    return f"{value:,.0f} {row['unit']}" if value >= 1e3 else f"{value:.3g} {row['unit']}"
+    digits = 4 if row["metric"] == "size" else 3
+    return f"{value:,.0f} {row['unit']}" if value >= 1e3 else f"{value:.{digits}g} {row['unit']}"
 
 
 def bench_lines(rows):
@@ -78,7 +79,8 @@ def largest(rows):
     kept = [row for row in kept if row["implementation"].startswith(("glossator", "peer"))]
     kept = [row for row in kept if "," not in row["implementation"].partition("glossator")[2]]
     tokens = {row["shape"]: int(row["shape"].split()[0].removeprefix("T=")) for row in kept}
-    return [row for row in kept if row["shape"] == max(tokens, key=tokens.get)]
+    kept = [row for row in kept if row["shape"] == max(tokens, key=tokens.get)]
+    return sorted(kept, key=lambda row: INDEX_OPS.index(row["op"]))
 
 
 def table():
