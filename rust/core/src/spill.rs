@@ -128,6 +128,7 @@ impl Spill {
     /// Nothing of these may be read before [`Spill::settle`].
     pub(crate) fn append(&mut self, chunks: Vec<Chunk>) -> Result<Vec<Chunk>> {
         let before = self.settle()?;
+        let kept = self.chunks.len();
         for chunk in &chunks {
             let Some((head, runs)) = self.parse(&chunk.words) else {
                 return Err(Error::input("a chunk cannot be read back"));
@@ -142,8 +143,10 @@ impl Spill {
             });
             (chunks, failed)
         };
-        let begun = thread::Builder::new().spawn(write);
-        self.writing = Some(begun.map_err(Error::io("write", &self.path))?);
+        match thread::Builder::new().spawn(write) {
+            Ok(writing) => self.writing = Some(writing),
+            Err(error) => return Err(self.forget(kept, error)),
+        }
         Ok(before)
     }
 
@@ -164,13 +167,18 @@ impl Spill {
             return Ok(chunks);
         };
         let kept = self.chunks.len() - (chunks.len() - at);
+        Err(self.forget(kept, error))
+    }
+
+    /// Notes that the chunks from the one at `kept` on could not be written.
+    fn forget(&mut self, kept: usize, error: std::io::Error) -> Error {
         if let Some(first) = self.chunks.drain(kept..).next() {
             self.end = first.at;
             self.positions = first.head.start;
         }
         // On a full disk the half of a chunk only takes room; its hash would give it away.
         let _ = self.file.set_len(self.end);
-        Err(Error::io("write", &self.path)(error))
+        Error::io("write", &self.path)(error)
     }
 
     /// The hashes of the contexts in a chunk that stands in the file, which the writer keeps.

@@ -258,6 +258,19 @@ impl Writer {
 
     /// Spills what waits; all of it, or full chunks alone.
     fn flush(&mut self, all: bool) -> Result<()> {
+        let groups = self.groups(all);
+        if let Some(last) = groups.last() {
+            self.spill_groups(&groups)?;
+            self.waiting.drain(..last.end);
+        }
+        if all && let Some(spill) = &mut self.spill {
+            self.chunks.extend(spill.settle()?);
+        }
+        Ok(())
+    }
+
+    /// The pieces that wait, by the chunks that they make; without the last chunk, if not `all`.
+    fn groups(&self, all: bool) -> Vec<Range<usize>> {
         let most = self.chunk_postings();
         let mut groups: Vec<Range<usize>> = Vec::new();
         let (mut begin, mut positions, mut postings) = (0, 0, 0);
@@ -277,22 +290,20 @@ impl Writer {
         if all && begin < self.waiting.len() {
             groups.push(begin..self.waiting.len());
         }
-        if groups.is_empty() {
-            if let (Some(spill), true) = (&mut self.spill, all) {
-                self.chunks.extend(spill.settle()?);
-            }
-            return Ok(());
-        }
+        groups
+    }
+
+    /// Fills a chunk with each group of pieces, a thread one, while those before them are written.
+    fn spill_groups(&mut self, groups: &[Range<usize>]) -> Result<()> {
         if self.spill.is_none() {
             self.spill = Some(self.open_spill()?);
         }
         let length = u64::from(self.parameters().context_length);
-        let threads = rayon::current_num_threads();
         let (first, waiting) = (self.first, &self.waiting);
         let Some(spill) = &mut self.spill else {
             return Ok(());
         };
-        for some in groups.chunks(threads) {
+        for some in groups.chunks(rayon::current_num_threads()) {
             let missing = some.len().saturating_sub(self.chunks.len());
             self.chunks.extend((0..missing).map(|_| Chunk::default()));
             let mut filled: Vec<Chunk> = self.chunks.drain(..some.len()).collect();
@@ -304,11 +315,6 @@ impl Writer {
             });
             self.chunks.extend(spill.append(filled)?);
         }
-        if all {
-            self.chunks.extend(spill.settle()?);
-        }
-        let done = groups.last().map_or(0, |range| range.end);
-        self.waiting.drain(..done);
         Ok(())
     }
 
