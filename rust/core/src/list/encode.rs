@@ -2,7 +2,7 @@
 
 use super::divide::Divider;
 use super::found::{Several, Window};
-use super::write::Hits;
+use super::write::{Hits, Others};
 use super::{BLOCK, Run, Shape};
 use crate::bits::{BitWriter, gamma_bits, low_mask, put_varint, width_of};
 use crate::code::MAX_CODE;
@@ -30,6 +30,7 @@ pub struct Encoder {
     pub(super) lows: Vec<u32>,
     pub(super) head: BitWriter,
     blocks: BitWriter,
+    others: Others,
 }
 
 impl Encoder {
@@ -52,6 +53,7 @@ impl Encoder {
             lows: Vec::new(),
             head: BitWriter::default(),
             blocks: BitWriter::default(),
+            others: Others::default(),
         }
     }
 
@@ -208,6 +210,7 @@ impl Encoder {
         let mut skips = Vec::new();
         let mut blocks = std::mem::take(&mut self.blocks);
         blocks.clear();
+        let mut others = std::mem::take(&mut self.others);
         let n = self.ranked.len();
         let mut burst = blocks.burst(gap_bits + self.most_hit_bits(hits));
         let mut run = 0;
@@ -226,11 +229,12 @@ impl Encoder {
                 skips.push((burst.len() as u32, before));
             }
             self.write_gaps(&mut burst, run, start, end);
-            self.write_hits(&mut burst, hits, run, start, end);
+            self.write_hits(&mut burst, hits, &mut others, run, start, end);
         }
         burst.end();
         blocks.align();
         self.blocks = blocks;
+        self.others = others;
         skips
     }
 }

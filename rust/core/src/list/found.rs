@@ -161,10 +161,14 @@ impl Encoder {
             let span = first as usize..end as usize;
             let own = self.codes[at];
             // Of equal codes the first: the low bits do not decide, they may not be stored.
-            let peak = values[span.clone()]
-                .iter()
-                .position(|&bf16| code::code(bf16) == own)
-                .unwrap_or(0);
+            // Without stopping there: where it is cannot be guessed.
+            let hits = values[span.clone()].iter().enumerate().rev();
+            let peak = hits.fold(
+                0,
+                |peak, (i, &bf16)| {
+                    if code::code(bf16) == own { i } else { peak }
+                },
+            );
             let address = addresses[span.start + peak];
             self.found[at] = self.found[at].several(address, self.several.len());
             self.several.push(Several {

@@ -14,6 +14,41 @@ pub(super) struct Hits<'a> {
     pub(super) dense: bool,
 }
 
+/// The hits of a block's windows with several, the peaks apart.
+#[derive(Debug, Default)]
+pub(super) struct Others {
+    n: usize,
+    addresses: Vec<u32>,
+    /// The window's code, and the hit's bf16.
+    codes: Vec<(u16, u16)>,
+}
+
+impl Others {
+    /// Makes room for so many hits, the peaks included.
+    fn clear(&mut self, hits: usize) {
+        self.n = 0;
+        if self.addresses.len() < hits {
+            self.addresses.resize(hits, 0);
+            self.codes.resize(hits, (0, 0));
+        }
+    }
+
+    /// Takes the hits of a window with this code. Which of them is the peak is a guess that is often
+    /// wrong: it is written too, and the next one over it.
+    #[inline]
+    fn push(&mut self, hits: &Hits<'_>, several: &Several, code: u16) {
+        let peak = several.peak as usize;
+        let span = several.first as usize..(several.first + several.count) as usize;
+        let (addresses, codes) = (&mut self.addresses[..], &mut self.codes[..]);
+        let all = hits.addresses[span.clone()].iter().zip(&hits.values[span]);
+        for (i, (&address, &bf16)) in all.enumerate() {
+            addresses[self.n] = address;
+            codes[self.n] = (code, bf16);
+            self.n += usize::from(i != peak);
+        }
+    }
+}
+
 impl Encoder {
     /// The most bits that all the hits of a list take.
     pub(super) fn most_hit_bits(&self, hits: &Hits<'_>) -> u64 {
@@ -57,6 +92,7 @@ impl Encoder {
         &self,
         out: &mut Burst<'_>,
         hits: &Hits<'_>,
+        others: &mut Others,
         mut run: usize,
         start: usize,
         end: usize,
@@ -100,23 +136,22 @@ impl Encoder {
             }
             out.fields(&peaks[..windows.len()], o);
         }
-        if !hits.dense {
-            for (_, several) in several() {
-                several.others(|posting| {
-                    out.put(u64::from(hits.addresses[posting as usize] & inside), o);
-                });
+        if m > 0 {
+            let all = several().map(|(_, several)| several.count as usize).sum();
+            others.clear(all);
+            for (i, several) in several() {
+                while self.runs[run].first + self.runs[run].count <= (start + i) as u32 {
+                    run += 1;
+                }
+                others.push(hits, several, self.runs[run].code);
             }
-        }
-        for (i, several) in several() {
-            while self.runs[run].first + self.runs[run].count <= (start + i) as u32 {
-                run += 1;
+            if !hits.dense {
+                out.fields(&others.addresses[..others.n], o);
             }
-            let code = self.runs[run].code;
-            let r = width_of(u32::from(code - hits.floor));
-            several.others(|posting| {
-                let other = code::code(hits.values[posting as usize]);
-                out.put(u64::from(code - other), r);
-            });
+            for &(own, bf16) in &others.codes[..others.n] {
+                let r = width_of(u32::from(own - hits.floor));
+                out.put(u64::from(own - code::code(bf16)), r);
+            }
         }
         if self.shape.lossless {
             for window in windows {
@@ -176,8 +211,20 @@ fn write_counts(
     out.put(0, 1);
     out.gamma(m + 1);
     for (at, count) in several {
-        out.rice(at - next, g);
-        out.unary(count - 2);
+        let distance = at - next;
+        // The distance in Golomb-Rice form and the count: in one go, as far as they fit.
+        let (high, count) = (distance >> g, count - 2);
+        let used = high + 1 + g;
+        if used + count < 56 {
+            let low = u64::from(distance & low_mask(g));
+            out.put(
+                1 << high | low << (high + 1) | 1 << (used + count),
+                used + count + 1,
+            );
+        } else {
+            out.rice(distance, g);
+            out.unary(count);
+        }
         next = at + 1;
     }
 }
