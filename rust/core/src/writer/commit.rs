@@ -45,6 +45,8 @@ impl Writer {
     /// can go. Killed in between, the next writer finds the spill and does the rest.
     fn commit(&mut self) -> Result<()> {
         self.flush(true)?;
+        // Encoding takes as much again.
+        self.chunks = Vec::new();
         let Some(spill) = self.spill.take() else {
             return Ok(());
         };
