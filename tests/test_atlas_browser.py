@@ -348,7 +348,7 @@ def test_many_latents_scroll_with_few_rows_and_the_page_says_what_the_file_holds
     # 6,000 rows up a steady distance shows the row that belongs there.
     height = page.eval_on_selector("tr[data-latent='11999']", "e => e.offsetHeight")
     page.evaluate(f"scrollBy(0, {-6000 * height})")
-    page.wait_for_function("!document.querySelector(\"tr[data-latent='11999']\")")
+    page.wait_for_selector("tr[data-latent='11999']", state="detached")
     assert all(5_000 < latent < 7_000 for latent in reader.rows())
 
     rows = latent_columns(world.tables()["latents"], world.n_latents)
