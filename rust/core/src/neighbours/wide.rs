@@ -6,7 +6,6 @@
 //! is an upper bound of the cosine. Columns that are much larger than the others, which would make
 //! every byte's step coarse, are set apart and multiplied as float32.
 
-use std::arch::asm;
 #[allow(clippy::wildcard_imports)] // They are instructions, and have their own prefix.
 use std::arch::x86_64::*;
 
@@ -34,10 +33,8 @@ pub(super) fn is_supported() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
 }
 
-/// The bytes of [`PANEL`] points that one step multiplies.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Step([[u8; DEPTH]; PANEL]);
+/// The bytes of [`PANEL`] points that one step multiplies, [`DEPTH`] of each.
+type Step = [__m512i; 2];
 
 /// Points as bytes.
 struct Bytes {
@@ -122,7 +119,7 @@ impl Bytes {
         let steps = points.width.div_ceil(DEPTH);
         let mut bytes = Self {
             steps,
-            panels: vec![Step([[128; DEPTH]; PANEL]); padded / PANEL * steps],
+            panels: vec![bytemuck::cast([[128u8; DEPTH]; PANEL]); padded / PANEL * steps],
             scale: vec![0.0; padded],
             slack: vec![f32::NAN; padded],
             correction: vec![0; padded],
@@ -145,8 +142,9 @@ impl Bytes {
                             row[column] = 0.0;
                         }
                         let rounded = round(row, points.inverse(first + at), |column, byte| {
-                            steps[column / DEPTH].0[at][column % DEPTH] =
-                                byte.cast_unsigned() ^ 0x80;
+                            let bytes: &mut [[u8; DEPTH]; PANEL] =
+                                bytemuck::cast_mut(&mut steps[column / DEPTH]);
+                            bytes[at][column % DEPTH] = byte.cast_unsigned() ^ 0x80;
                         });
                         (scale[at], slack[at], correction[at]) = rounded;
                     }
@@ -206,8 +204,9 @@ impl Estimate for Wide {
                 let point = block * BLOCK + group * ROWS + row;
                 let panel = &self.from.panels[point / PANEL * steps..][..steps];
                 for (step, bytes) in panel.iter().enumerate() {
+                    let bytes: &[[u8; DEPTH]; PANEL] = bytemuck::cast_ref(bytes);
                     packed[step * ROWS + row] =
-                        bytes.0[point % PANEL].map(|byte| (byte ^ 0x80).cast_signed());
+                        bytes[point % PANEL].map(|byte| (byte ^ 0x80).cast_signed());
                 }
             }
         }
@@ -221,16 +220,14 @@ impl Estimate for Wide {
         least: (&[f32], &[f32]),
         found: &mut Vec<Found>,
     ) {
-        // SAFETY: a `Wide` is made where `is_supported`, `packed` by `pack`.
+        // SAFETY: a `Wide` is made where `is_supported`.
         unsafe { self.compare(packed, block, panel, least, found) }
     }
 }
 
 impl Wide {
-    /// # Safety
-    /// The processor must have the instructions, and `packed` be of the block.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn compare(
+    fn compare(
         &self,
         packed: &[[i8; DEPTH]],
         block: usize,
@@ -245,28 +242,19 @@ impl Wide {
         let slack_to = halves(&to.slack[first..]);
         let least_to = halves(least_to);
         let (padded_from, padded_to) = (from.scale.len(), to.scale.len());
-        let mut sums = Sums([[0; PANEL]; ROWS]);
         for group in 0..BLOCK / ROWS {
             let start = block * BLOCK + group * ROWS;
             let rows = &packed[group * ROWS * from.steps..][..ROWS * from.steps];
-            // SAFETY: rows and columns have as many steps.
-            unsafe {
-                product(
-                    rows,
-                    columns,
-                    &from.correction[start..start + ROWS],
-                    &mut sums,
-                );
-            };
+            let sums = product(rows, columns, &from.correction[start..start + ROWS]);
             let ours = from.scale[start..start + ROWS]
                 .iter()
                 .zip(&from.slack[start..start + ROWS])
                 .zip(&least_from[group * ROWS..][..ROWS]);
-            for (row, (sums, ((&scale, &slack), &least))) in sums.0.iter().zip(ours).enumerate() {
+            for (row, (sums, ((&scale, &slack), &least))) in sums.iter().zip(ours).enumerate() {
                 let scale = _mm512_set1_ps(scale);
                 let mut bounds = slack_to;
                 for half in 0..2 {
-                    let sum = _mm512_cvtepi32_ps(integers(sums, half));
+                    let sum = _mm512_cvtepi32_ps(sums[half]);
                     let scale = _mm512_mul_ps(scale, scale_to[half]);
                     bounds[half] = _mm512_fmadd_ps(sum, scale, bounds[half]);
                 }
@@ -313,74 +301,22 @@ fn halves(values: &[f32]) -> [__m512; 2] {
     bytemuck::cast(*values)
 }
 
-/// Half of the sums of a row.
+/// The products of [`ROWS`] rows and the columns of a panel, added to the rows' corrections.
+///
+/// The 24 sums stay in registers; `rows` has [`ROWS`] for each step of `columns`.
 #[inline]
-fn integers(sums: &[i32; PANEL], half: usize) -> __m512i {
-    let halves: [__m512i; 2] = bytemuck::cast(*sums);
-    halves[half]
-}
-
-#[repr(C, align(64))]
-struct Sums([[i32; PANEL]; ROWS]);
-
-/// The products of [`ROWS`] rows and the columns of a panel.
-///
-/// In assembly, since compilers do not keep the 24 sums in registers: see `docs/LOG.md`.
-///
-/// # Safety
-/// The processor must have the instructions; `rows` must hold as many steps as `columns`.
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn product(rows: &[[i8; DEPTH]], columns: &[Step], correction: &[i32], sums: &mut Sums) {
-    debug_assert_eq!(rows.len(), ROWS * columns.len());
-    debug_assert_eq!(correction.len(), ROWS);
-    macro_rules! begin {
-        ($($row:literal $a:literal $b:literal,)*) => { concat!($(
-            "vpbroadcastd zmm", $a, ", dword ptr [{sums} + ", $row, "*4]\n",
-            "vmovdqa64 zmm", $b, ", zmm", $a, "\n",
-        )*) };
+fn product(rows: &[[i8; DEPTH]], columns: &[Step], correction: &[i32]) -> [Step; ROWS] {
+    let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
+    for (sums, &correction) in sums.iter_mut().zip(correction) {
+        *sums = [_mm512_set1_epi32(correction); 2];
     }
-    macro_rules! step {
-        ($($row:literal $a:literal $b:literal $t:literal,)*) => { concat!($(
-            "vpbroadcastd zmm", $t, ", dword ptr [{rows} + ", $row, "*4]\n",
-            "vpdpbusd zmm", $a, ", zmm0, zmm", $t, "\n",
-            "vpdpbusd zmm", $b, ", zmm1, zmm", $t, "\n",
-        )*) };
+    for (rows, columns) in rows.chunks_exact(ROWS).zip(columns) {
+        for (sums, &row) in sums.iter_mut().zip(rows) {
+            let row = _mm512_set1_epi32(bytemuck::cast(row));
+            sums[0] = _mm512_dpbusd_epi32(sums[0], columns[0], row);
+            sums[1] = _mm512_dpbusd_epi32(sums[1], columns[1], row);
+        }
     }
-    macro_rules! end {
-        ($($row:literal $a:literal $b:literal,)*) => { concat!($(
-            "vmovdqa64 zmmword ptr [{out} + ", $row, "*128], zmm", $a, "\n",
-            "vmovdqa64 zmmword ptr [{out} + ", $row, "*128 + 64], zmm", $b, "\n",
-        )*) };
-    }
-    // SAFETY: reads `rows`, `columns` and `correction` as far as they go and writes all of `sums`.
-    unsafe {
-        asm!(
-            begin!(0 8 9, 1 10 11, 2 12 13, 3 14 15, 4 16 17, 5 18 19, 6 20 21, 7 22 23,
-                   8 24 25, 9 26 27, 10 28 29, 11 30 31,),
-            "2:",
-            "vmovdqa64 zmm0, zmmword ptr [{columns}]",
-            "vmovdqa64 zmm1, zmmword ptr [{columns} + 64]",
-            step!(0 8 9 2, 1 10 11 3, 2 12 13 4, 3 14 15 5, 4 16 17 6, 5 18 19 7, 6 20 21 2,
-                  7 22 23 3, 8 24 25 4, 9 26 27 5, 10 28 29 6, 11 30 31 7,),
-            "add {rows}, 48",
-            "add {columns}, 128",
-            "dec {steps}",
-            "jnz 2b",
-            end!(0 8 9, 1 10 11, 2 12 13, 3 14 15, 4 16 17, 5 18 19, 6 20 21, 7 22 23,
-                 8 24 25, 9 26 27, 10 28 29, 11 30 31,),
-            rows = inout(reg) rows.as_ptr() => _,
-            columns = inout(reg) columns.as_ptr() => _,
-            steps = inout(reg) columns.len() => _,
-            sums = in(reg) correction.as_ptr(),
-            out = in(reg) sums,
-            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _,
-            out("zmm5") _, out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _,
-            out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _, out("zmm14") _,
-            out("zmm15") _, out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
-            out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _,
-            out("zmm25") _, out("zmm26") _, out("zmm27") _, out("zmm28") _, out("zmm29") _,
-            out("zmm30") _, out("zmm31") _,
-            options(nostack),
-        );
-    }
+    sums
 }
