@@ -102,7 +102,7 @@ impl Estimate for Plain {
                 break;
             }
             let values = &to[first * width..][..COLUMNS * width];
-            let least_to = &least_to[half * COLUMNS..];
+            let least_to = &least_to[half * COLUMNS..][..COLUMNS];
             for (group, packed) in packed.chunks_exact(ROWS * width).enumerate() {
                 let sums = product(packed, values);
                 for (row, sums) in sums.iter().enumerate() {
@@ -110,13 +110,23 @@ impl Estimate for Plain {
                     if from >= rows {
                         break;
                     }
+                    let reaches = |at: usize, sum: f32| {
+                        sum + self.slack >= least_from[from].min(least_to[at])
+                    };
+                    // Without a branch for each it is a few instructions for all.
+                    let any = sums
+                        .iter()
+                        .enumerate()
+                        .fold(false, |any, (at, &sum)| any | reaches(at, sum));
+                    if !any {
+                        continue;
+                    }
                     for (at, &sum) in sums.iter().enumerate().take(columns) {
-                        let bound = sum + self.slack;
-                        if bound >= least_from[from].min(least_to[at]) {
+                        if reaches(at, sum) {
                             found.push(Found {
                                 from: from as u16,
                                 to: (half * COLUMNS + at) as u16,
-                                bound,
+                                bound: sum + self.slack,
                             });
                         }
                     }
