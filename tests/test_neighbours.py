@@ -177,7 +177,7 @@ def test_a_coder_matches_another_with_its_rows_in_another_order():
 def test_zero_rows_are_named_in_one_warning_and_have_no_neighbours():
     rows = rows_of(20)
     rows[[3, 5, 7, 8, 9, 11, 13]] = 0
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="zeros") as said:
         ids, cosines = neighbours(rows, k=19)
     assert [str(each.message) for each in said] == [
         "`decoder`: 7 of 20 rows are zeros and have no neighbours (3, 5, 7, 8, 9, …)"
@@ -251,7 +251,7 @@ def test_k_must_leave_a_row_out(k):
 def test_k_is_bounded_by_the_other_coder():
     with pytest.raises(InputError, match="below the 5 rows"):
         neighbours(rows_of(60), rows_of(5), k=5)
-    with pytest.raises(InputError, match="`k` is 1.5"):
+    with pytest.raises(InputError, match=r"`k` is 1\.5"):
         neighbours(rows_of(60), k=1.5)
 
 
@@ -482,9 +482,8 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
         path.write_bytes(broken)
         try:
             found = Neighbours.read(path)
-        except InputError as error:
+        except InputError:
             refused += 1
-            assert "\n" not in str(error)
             continue
         assert_equal(found, near)
     assert refused > len(places) // 2

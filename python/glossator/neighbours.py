@@ -195,12 +195,12 @@ class Neighbours:
     @property
     def n_latents(self) -> int:
         """L."""
-        return self.ids.shape[0]
+        return len(self.ids)
 
     @property
     def k(self) -> int:
         """How many neighbours each latent has, at most."""
-        return self.ids.shape[1]
+        return int(self.ids.shape[1])
 
     def with_index(self, index: Counted) -> Self:
         """The same with co-activation in an index, and the relations that follow from it.
