@@ -247,6 +247,21 @@ def join(parts: list[str], out: str, durable: bool) -> None:
     data again.
     """
 
+def neighbours(
+    rows: NDArray[np.float32],
+    other: NDArray[np.float32] | None,
+    k: int,
+    progress: Callable[[int, int], object] | None = None,
+    *,
+    portable: bool = False,
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """
+    The `k` nearest rows by cosine of each of `rows`, among the others or among `other`; exact.
+
+    `progress` is called with the pairs of blocks done and all of them, ten times a second; what it
+    raises ends the search. `portable` keeps to instructions that every processor has.
+    """
+
 class GlossatorError(Exception):
     """An error whose one line names the file, the field and the remedy."""
 

@@ -23,6 +23,7 @@
 //! | `sides` | which windows explain, which score, which are left out |
 //! | `sampling` | which windows are drawn |
 //! | `cooccurrence` | which latents are active together |
+//! | `neighbours` | which rows of a decoder point the same way |
 //! | `rules` | which predicate over tokens says when a latent is active |
 //! | `random` | why the same ones everywhere |
 #![deny(missing_docs)]
@@ -42,6 +43,7 @@ mod join;
 pub mod list;
 mod manifest;
 mod mapped;
+mod neighbours;
 mod random;
 mod ranked;
 pub mod rules;
@@ -65,6 +67,7 @@ pub use error::{Error, Result};
 pub use index::{Contexts, Index, Postings};
 pub use join::join;
 pub use manifest::{Parameters, VERSION};
+pub use neighbours::{Compare, Nearest, neighbours};
 pub use random::document_side;
 pub use sampling::{
     Examples, ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Shortfall,

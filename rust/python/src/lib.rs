@@ -8,6 +8,7 @@
 
 mod errors;
 mod index;
+mod neighbours;
 mod rules;
 mod sampling;
 mod writer;
@@ -19,6 +20,8 @@ mod _core {
     use crate::errors::{CorruptIndexError, GlossatorError, InputError};
     #[pymodule_export]
     use crate::index::{Index, document_sides};
+    #[pymodule_export]
+    use crate::neighbours::neighbours;
     #[pymodule_export]
     use crate::rules::{RuleChecker, RuleLearner};
     #[pymodule_export]

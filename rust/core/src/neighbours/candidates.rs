@@ -1,0 +1,183 @@
+//! Which points may still be among the nearest of a point: bounded lists, pruned as they fill.
+//!
+//! A candidate comes with an upper bound of its cosine. When a list is full, the best are computed
+//! in float32; the `k`-th of these is a lower bound of the `k`-th cosine, and whoever cannot reach
+//! it goes. So no neighbour is ever lost, and few cosines are computed.
+
+use super::points::Points;
+
+/// Set in a candidate's id once its value is its cosine in float32, no longer a bound.
+const KNOWN: u32 = 1 << 31;
+
+/// A point that may be near.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    id: u32,
+    /// An upper bound of the cosine, or, if known, the cosine within its rounding.
+    value: f32,
+}
+
+impl Candidate {
+    fn is_known(self) -> bool {
+        self.id & KNOWN != 0
+    }
+
+    fn point(self) -> usize {
+        (self.id & !KNOWN) as usize
+    }
+}
+
+/// Two sets of points, between which cosines are asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Between<'a> {
+    pub(super) from: &'a Points<'a>,
+    pub(super) to: &'a Points<'a>,
+}
+
+/// The candidates of a block of points.
+pub(super) struct Block {
+    /// The number of its first point.
+    first: usize,
+    k: usize,
+    room: usize,
+    lists: Vec<Candidate>,
+    counts: Vec<u32>,
+    /// For each point a lower bound of the cosine of its `k`-th neighbour.
+    least: Vec<f32>,
+    rounding: f32,
+    scratch: Vec<f32>,
+}
+
+/// How many candidates a list holds.
+pub(super) fn room(k: usize) -> usize {
+    (3 * k + 32).max(128)
+}
+
+impl Block {
+    pub(super) fn new(first: usize, n: usize, k: usize, rounding: f32) -> Self {
+        let room = room(k);
+        Self {
+            first,
+            k,
+            room,
+            lists: vec![Candidate { id: 0, value: 0.0 }; n * room],
+            counts: vec![0; n],
+            least: vec![f32::NEG_INFINITY; n],
+            rounding,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Lower bounds of the `k`-th cosines, by point.
+    pub(super) fn least(&self) -> &[f32] {
+        &self.least
+    }
+
+    /// Adds a candidate of the `at`-th point of the block with an upper bound of its cosine.
+    #[inline]
+    pub(super) fn push(&mut self, between: Between<'_>, at: usize, id: u32, bound: f32) {
+        if bound < self.least[at] {
+            return;
+        }
+        if self.counts[at] as usize == self.room {
+            self.prune(between, at);
+            if bound < self.least[at] {
+                return;
+            }
+        }
+        self.lists[at * self.room + self.counts[at] as usize] = Candidate { id, value: bound };
+        self.counts[at] += 1;
+    }
+
+    /// Leaves the candidates that may be among the nearest `k`, in at most three quarters of the room.
+    #[cold]
+    fn prune(&mut self, between: Between<'_>, at: usize) {
+        self.compute(between, at, |bound, kth| bound >= kth);
+        if self.is_crowded(at) {
+            self.compute(between, at, |_, _| true);
+        }
+        if self.is_crowded(at) {
+            self.keep_exact(between, at);
+        }
+    }
+
+    fn is_crowded(&self, at: usize) -> bool {
+        4 * self.counts[at] as usize > 3 * self.room
+    }
+
+    /// Computes the candidates that `wanted` names (by their bound and the `k`-th bound), and drops
+    /// those that cannot be among the nearest.
+    fn compute(&mut self, between: Between<'_>, at: usize, wanted: impl Fn(f32, f32) -> bool) {
+        let count = self.counts[at] as usize;
+        if count < self.k {
+            return;
+        }
+        let list = &mut self.lists[at * self.room..][..count];
+        let kth = kth(&mut self.scratch, list.iter().map(|c| c.value), self.k);
+        let point = self.first + at;
+        for candidate in list.iter_mut() {
+            if !candidate.is_known() && wanted(candidate.value, kth) {
+                candidate.value = between.from.cosine(point, between.to, candidate.point());
+                candidate.id |= KNOWN;
+            }
+        }
+        let known = list.iter().filter(|c| c.is_known()).map(|c| c.value);
+        // What is known may be off by a rounding, and so may what it is compared with.
+        let least = self::kth(&mut self.scratch, known, self.k) - 2.0 * self.rounding;
+        self.least[at] = self.least[at].max(least);
+        let least = self.least[at];
+        let mut kept = 0;
+        for place in 0..count {
+            if list[place].value >= least {
+                list[kept] = list[place];
+                kept += 1;
+            }
+        }
+        self.counts[at] = kept as u32;
+    }
+
+    /// Of candidates that float32 cannot tell apart, keeps the nearest `k`.
+    fn keep_exact(&mut self, between: Between<'_>, at: usize) {
+        let nearest = self.exact(between, at);
+        let list = &mut self.lists[at * self.room..];
+        for (slot, (id, cosine)) in list.iter_mut().zip(&nearest) {
+            *slot = Candidate {
+                id: id | KNOWN,
+                value: *cosine as f32,
+            };
+        }
+        self.counts[at] = nearest.len() as u32;
+    }
+
+    /// The nearest `k` of the `at`-th point: ids and cosines in float64, the nearest first.
+    pub(super) fn nearest(&mut self, between: Between<'_>, at: usize) -> Vec<(u32, f64)> {
+        self.compute(between, at, |bound, kth| bound >= kth);
+        self.compute(between, at, |_, _| true);
+        self.exact(between, at)
+    }
+
+    /// The nearest `k` among the candidates, by their cosines in float64.
+    fn exact(&self, between: Between<'_>, at: usize) -> Vec<(u32, f64)> {
+        let list = &self.lists[at * self.room..][..self.counts[at] as usize];
+        let mut nearest: Vec<(u32, f64)> = list
+            .iter()
+            .map(|c| {
+                let cosine = between
+                    .from
+                    .exact_cosine(self.first + at, between.to, c.point());
+                (c.point() as u32, cosine)
+            })
+            .collect();
+        nearest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        nearest.truncate(self.k);
+        nearest
+    }
+}
+
+/// The `k`-th largest of at least `k` values.
+fn kth(scratch: &mut Vec<f32>, values: impl Iterator<Item = f32>, k: usize) -> f32 {
+    scratch.clear();
+    scratch.extend(values);
+    let (_, kth, _) = scratch.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    *kth
+}
