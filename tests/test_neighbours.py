@@ -189,11 +189,11 @@ def test_zero_rows_are_named_in_one_warning_and_have_no_neighbours():
     assert_exact(ids, cosines, rows)
 
 
-class Notes:
-    """Progress that keeps what it was told."""
+class Shown:
+    """Progress that counts."""
 
     def __init__(self):
-        self.done, self.notes, self.stages = 0, [], []
+        self.done, self.stages = 0, []
 
     def stage(self, name, total=None, unit="it"):
         self.stages.append((name, total, unit))
@@ -209,17 +209,25 @@ class Notes:
         self.done += amount
 
     def note(self, text):
-        self.notes.append(text)
+        raise AssertionError(text)
 
 
-def test_where_progress_is_shown_zero_rows_are_noted_there():
-    rows = rows_of(20)
-    rows[3] = 0
-    notes = Notes()
-    neighbours(rows, progress=notes)
-    assert notes.notes == ["`decoder`: 1 of 20 rows are zeros and have no neighbours (3)"]
-    assert notes.stages == [("neighbours", 20, "latents")]
-    assert notes.done == 20
+def test_progress_counts_every_latent_once():
+    shown = Shown()
+    neighbours(rows_of(20), rows_of(3_000), k=2, progress=shown)
+    assert shown.stages == [("neighbours", 20, "latents")]
+    assert shown.done == 20
+
+
+def test_an_interrupt_ends_the_search():
+    shown = Shown()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    shown.advance = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        neighbours(rows_of(3_000), progress=shown)
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -26,12 +26,11 @@ import numpy.typing as npt
 import xxhash
 from filelock import FileLock, Timeout
 
-from glossator import _core
 from glossator.arrays import Array, flat_ids, to_numpy, whole
 from glossator.cooccurrence import NO_NEIGHBOUR
 from glossator.errors import InputError, RunLockedError
 from glossator.index import Index
-from glossator.neighbours import advancing
+from glossator.neighbours import search
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
 from glossator.sampling import ExplainPlan, NearestWindows, SamplingPlan
@@ -111,8 +110,10 @@ def nearest_windows(
             if first < end:
                 queries[row] = store.rows(examples[first:end]).mean(axis=0)
     n = min(n, len(pool) - 1)
-    with progress.stage("nearest", len(ids), "latents") as bar:
-        places, _ = _core.neighbours(_unit(queries), rows, n, advancing(bar))
+    if not len(ids):
+        windows = np.zeros((0, n), np.uint64)
+        return NearestWindows(latents=ids, windows=windows, index_hash=index.hash, model=_name(model))
+    places, _ = search(_unit(queries), rows, n, "nearest", progress)
     there = places != NO_NEIGHBOUR
     windows = np.full(places.shape, NO_WINDOW, np.uint64)
     windows[there] = pool[places[there]]

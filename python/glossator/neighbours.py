@@ -14,7 +14,6 @@ float64 products of all pairs give, without ever holding L × L of them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -28,7 +27,7 @@ from glossator.arrays import Array, to_numpy, whole
 from glossator.cooccurrence import NO_NEIGHBOUR, Coactivation
 from glossator.errors import InputError
 from glossator.neighbour_table import RELATIONS, pair_table, read_pairs, write_pairs
-from glossator.progress import SILENT, Bar, Progress
+from glossator.progress import SILENT, Progress
 
 __all__ = ["NO_NEIGHBOUR", "RELATIONS", "Neighbours", "neighbours", "relations"]
 
@@ -84,7 +83,7 @@ def neighbours(
 
     Cosines that differ by less than 1e-12 in float64 count as equal; of identical rows the smaller
     id comes first. A row of zeros points nowhere: it has no neighbours and is nobody's, and one
-    warning names how many there are (a note of the progress bar, where progress is shown).
+    warning (a `UserWarning`) says how many there are and names the first.
 
     Args:
         decoder: float[L, d], NumPy or torch, of any float dtype (rounded to float32); or a
@@ -113,27 +112,34 @@ def neighbours(
     k = whole("k", k, 2**32)
     if not 1 <= k < many:
         raise InputError(f"`k` is {k}; it must be at least 1 and below the {many} rows")
-    with progress.stage("neighbours", len(rows), "latents") as bar:
-        ids, cosines = _core.neighbours(rows, others, k, advancing(bar))
-        for name, matrix in (("decoder", rows), ("other", others)):
-            if matrix is not None and (said := _zeros(name, matrix)):
-                if progress is SILENT:
-                    warnings.warn(said, stacklevel=2)
-                else:
-                    bar.note(said)
+    ids, cosines = search(rows, others, k, "neighbours", progress)
+    for name, matrix in (("decoder", rows), ("other", others)):
+        if matrix is not None and (said := _zeros(name, matrix)):
+            warnings.warn(said, stacklevel=2)
     return ids, cosines
 
 
-def advancing(bar: Bar) -> Callable[[int, int], None]:
-    """A bar as the core's callback, which is given how much is done of how much."""
-    before = 0
+def search(
+    rows: npt.NDArray[np.float32],
+    other: npt.NDArray[np.float32] | None,
+    k: int,
+    stage: str,
+    progress: Progress,
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+    """The core's search under a progress bar that counts rows."""
+    with progress.stage(stage, len(rows), "latents") as bar:
+        before = 0
 
-    def say(done: int, _total: int) -> None:
-        nonlocal before
-        bar.advance(done - before)
-        before = done
+        def say(done: int, whole: int) -> None:
+            # The core counts tiles of the product; a row is done when all of its tiles are.
+            nonlocal before
+            now = len(rows) * done // max(whole, 1)
+            bar.advance(now - before)
+            before = now
 
-    return say
+        found = _core.neighbours(rows, other, k, say)
+        say(1, 1)
+    return found
 
 
 def relations(
