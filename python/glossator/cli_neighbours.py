@@ -19,14 +19,29 @@ from rich.table import Table
 from glossator.cli_options import examples, parse_latents
 from glossator.errors import InputError
 from glossator.index import Index
-from glossator.neighbour_table import pair_table, write_pairs
-from glossator.neighbours import NO_NEIGHBOUR, RELATIONS, Neighbours, coder_hash_of, neighbours
+from glossator.neighbour_table import COUNTED, pair_table, write_pairs
+from glossator.neighbours import (
+    NO_NEIGHBOUR,
+    RELATIONS,
+    Neighbours,
+    coder_hash_of,
+    neighbours,
+    refuse_other_coder,
+)
 from glossator.progress import reporter
 from glossator.runs import Run
 
-__all__ = ["neighbours_command"]
+__all__ = ["EPILOG", "neighbours_command"]
 
-_TABLE = "in a file of tensors: the one with the decoder's rows"
+_WIDTH = 120
+"""Columns of a terminal that the table may take, wherever it goes."""
+
+EPILOG = examples(
+    "glossator neighbours saes/h.6",
+    "glossator neighbours saes/h.6 --index run/index --latents 3,17",
+    "glossator neighbours saes/h.6 --index run/index -k 32 --out neighbours.parquet",
+    "glossator neighbours old.safetensors new.safetensors --tensor W_dec -k 1 --out match.parquet",
+)
 
 
 def _opened(path: Path, tensor: str | None, transpose: bool) -> Any:  # noqa: ANN401 - a coder or rows
@@ -44,34 +59,30 @@ def _opened(path: Path, tensor: str | None, transpose: bool) -> Any:  # noqa: AN
     else:
         if tensor is not None or transpose:
             raise InputError(f"{path}: `--tensor` and `--transpose` are for files of tensors")
-        return _coder(path)
+        return _coder(str(path))
     return rows.T if transpose else rows
 
 
-def _coder(path: Path) -> Any:  # noqa: ANN401
+def _coder(path: str, hookpoint: str | None = None) -> Any:  # noqa: ANN401
     try:
         from glossator.coders import load_coder
     except ModuleNotFoundError as error:
         raise _missing(error) from error
-    return load_coder(str(path))
+    return load_coder(path, hookpoint)
 
 
 def _coder_of_run(path: Path) -> Any:  # noqa: ANN401
-    """The coder that a run was given or trained."""
+    """The coder that a run was given, or the one that it trained."""
     with Run.open(path) as run:
         given = run.config.coder.path
         hookpoint = run.config.subject.hookpoint
-        trained = run.stages().get("harvest", {}).get("coder", {}).get("source", "")
-    try:
-        from glossator.coders import load_coder
-    except ModuleNotFoundError as error:
-        raise _missing(error) from error
+        trained = str(run.stages().get("harvest", {}).get("coder", {}).get("source", ""))
     if given is not None:
-        return load_coder(given, hookpoint)
+        return _coder(given, hookpoint)
     folder = trained.partition("`")[2].rpartition("`")[0]
     if not folder:
-        raise InputError(f"{path}: has no coder yet; run `glossator run` on it first")
-    return load_coder(folder)
+        raise InputError(f"{path}: has no coder yet; run `glossator harvest` on it first")
+    return _coder(folder)
 
 
 def _tensor(path: Path, name: str | None) -> Any:  # noqa: ANN401
@@ -81,7 +92,8 @@ def _tensor(path: Path, name: str | None) -> Any:  # noqa: ANN401
         raise _missing(error) from error
     try:
         with safe_open(path, framework="pt") as file:
-            names = sorted(key for key in file.keys() if len(file.get_slice(key).get_shape()) == 2)
+            every = file.keys()
+            names = sorted(key for key in every if len(file.get_slice(key).get_shape()) == 2)
             if name is None and len(names) == 1:
                 (name,) = names
             if name is None or name not in names:
@@ -140,6 +152,12 @@ def neighbours_command(
         raise InputError("--index: co-activation is counted within one coder; give one DECODER")
     shown = parse_latents(latents)
     first = _opened(decoder, tensor, transpose)
+    n_latents = len(getattr(first, "decoder", first))
+    if shown and max(shown) >= n_latents:
+        raise InputError(f"--latents: {max(shown)} is not there; the decoder has {n_latents}")
+    counted = None if index is None else Index.open(index)
+    if counted is not None:
+        refuse_other_coder(counted, coder_hash_of(first), n_latents)
     progress = reporter()
     facts: dict[str, str] = {}
     with warnings.catch_warnings(record=True) as said:
@@ -151,10 +169,8 @@ def neighbours_command(
             ids, cosines = neighbours(first, second, k=k, progress=progress)
             near = Neighbours(ids, cosines, coder_hash_of(first))
             facts = {"other_hash": coder_hash_of(second)}
-    if shown and max(shown) >= near.n_latents:
-        raise InputError(f"--latents: {max(shown)} is not there; there are {near.n_latents}")
-    if index is not None:
-        near = near.with_index(Index.open(index))
+    if counted is not None:
+        near = near.with_index(counted)
     if out is not None:
         if other is None:
             near.write(out)
@@ -163,7 +179,8 @@ def neighbours_command(
             write_pairs(pair_table(near.ids, near.cosines, facts=facts), out)
     console = Console()
     if shown:
-        console.print(_table(near, shown))
+        # A table that a narrow terminal wraps says more than one with its figures cut off.
+        Console(width=max(console.width, _WIDTH)).print(_table(near, shown))
     elif out is None:
         console.print(_summary(near))
     for warning in said:
@@ -172,22 +189,13 @@ def neighbours_command(
         print(out)
 
 
-neighbours_command.__doc__ = neighbours_command.__doc__
-EPILOG = examples(
-    "glossator neighbours saes/h.6",
-    "glossator neighbours saes/h.6 --index run/index --latents 3,17",
-    "glossator neighbours saes/h.6 --index run/index -k 32 --out neighbours.parquet",
-    "glossator neighbours old.safetensors new.safetensors --tensor W_dec -k 1 --out match.parquet",
-)
-
-
 def _table(near: Neighbours, latents: tuple[int, ...]) -> Table:
     """Each latent's neighbours, the nearest first."""
     counted = near.coactivation
     table = Table(box=None, pad_edge=False, header_style="dim")
     names = ["latent", "rank", "neighbour", "cosine"]
     if counted is not None:
-        names += ["both", "jaccard", "npmi", "P(n|l)", "P(l|n)", "tokens", "relation"]
+        names += [*COUNTED, "relation"]
     for name in names:
         table.add_column(name, justify="left" if name == "relation" else "right", no_wrap=True)
     for latent in latents:
@@ -198,14 +206,8 @@ def _table(near: Neighbours, latents: tuple[int, ...]) -> Table:
             row = [str(latent), str(rank + 1), str(neighbour), f"{near.cosines[at]:.3f}"]
             if counted is not None and near.relation is not None:
                 row.append(f"{counted.both[at]:,}")
-                for figures in (
-                    counted.jaccard,
-                    counted.npmi,
-                    counted.given,
-                    counted.given_back,
-                    counted.shared_tokens,
-                ):
-                    row.append("" if np.isnan(figures[at]) else f"{figures[at]:.3f}")
+                figures = (getattr(counted, column)[at] for column in COUNTED[1:])
+                row += ["" if np.isnan(figure) else f"{figure:.3f}" for figure in figures]
                 row.append(RELATIONS[near.relation[at]])
             table.add_row(*row)
     return table
@@ -222,11 +224,8 @@ def _summary(near: Neighbours) -> Table:
     table.add_row("latents", f"{near.n_latents:,}, {len(first):,} with neighbours")
     if len(first):
         low, middle, high = np.percentile(first, [25, 50, 75]).tolist()
-        table.add_row(
-            "nearest", f"median cosine {middle:.3f}, quartiles {low:.3f} and {high:.3f}"
-        )
+        table.add_row("nearest", f"median cosine {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
     table.add_row("pairs", f"{int(pairs.sum()):,}, up to {near.k} for each latent")
-    if near.relation is not None:
-        for code, name in enumerate(RELATIONS):
-            table.add_row(name, f"{int((near.relation[pairs] == code).sum()):,}")
+    for name, count in near.relation_counts().items():
+        table.add_row(name, f"{count:,}")
     return table

@@ -112,7 +112,9 @@ def nearest_windows(
     n = min(n, len(pool) - 1)
     if not len(ids):
         windows = np.zeros((0, n), np.uint64)
-        return NearestWindows(latents=ids, windows=windows, index_hash=index.hash, model=_name(model))
+        return NearestWindows(
+            latents=ids, windows=windows, index_hash=index.hash, model=_name(model)
+        )
     places, _ = search(_unit(queries), rows, n, "nearest", progress)
     there = places != NO_NEIGHBOUR
     windows = np.full(places.shape, NO_WINDOW, np.uint64)
@@ -339,7 +341,7 @@ def _sentence_encoder(name: str) -> Encoder:
             "run `pip install 'glossator[embeddings]'`"
         ) from error
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = SentenceTransformer(name)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -350,7 +352,7 @@ def _sentence_encoder(name: str) -> Encoder:
         ) from error
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
     def encode(texts: list[str]) -> npt.ArrayLike:
         vectors: npt.ArrayLike = model.encode(

@@ -215,25 +215,22 @@ class Neighbours:
             InputError: the index is another coder's, by its hash or its number of latents.
             CorruptIndexError: a file of the index is damaged.
         """
-        built_from = index.attributes.get("coder_hash", "")
-        if self.coder_hash and built_from and built_from != self.coder_hash:
-            raise InputError(
-                f"the index was built from the coder {built_from[:12]}…, the neighbours from "
-                f"{self.coder_hash[:12]}…; give the decoder that the index was built from"
-            )
-        if index.n_latents != self.n_latents:
-            raise InputError(
-                f"the index has {index.n_latents} latents, the decoder {self.n_latents}; "
-                "give the decoder that the index was built from"
-            )
+        refuse_other_coder(index, self.coder_hash, self.n_latents)
         together = index.coactivation(np.arange(self.n_latents, dtype=np.uint32), self.ids)
         return replace(
             self,
-            coder_hash=self.coder_hash or built_from,
+            coder_hash=self.coder_hash or index.attributes.get("coder_hash", ""),
             index_hash=index.hash,
             coactivation=together,
             relation=relations(self.cosines, together),
         )
+
+    def relation_counts(self) -> dict[str, int]:
+        """How many pairs are what, by name; empty before an index was counted."""
+        if self.relation is None:
+            return {}
+        counts = np.bincount(self.relation[self.ids != NO_NEIGHBOUR], minlength=len(RELATIONS))
+        return dict(zip(RELATIONS, counts.tolist(), strict=True))
 
     def to_arrow(self) -> pa.Table:
         """One row for each pair of a latent and its neighbour, by latent and rank.
@@ -265,6 +262,25 @@ class Neighbours:
             InputError: there is no such file, or it is damaged or something else.
         """
         return cls(**read_pairs(path))
+
+
+def refuse_other_coder(index: Counted, coder_hash: str, n_latents: int) -> None:
+    """Refuse an index that was not built from a coder.
+
+    Raises:
+        InputError: both hashes are known and differ, or the numbers of latents do.
+    """
+    built_from = index.attributes.get("coder_hash", "")
+    if coder_hash and built_from and built_from != coder_hash:
+        raise InputError(
+            f"the index was built from the coder {built_from[:12]}…, the neighbours from "
+            f"{coder_hash[:12]}…; give the decoder that the index was built from"
+        )
+    if index.n_latents != n_latents:
+        raise InputError(
+            f"the index has {index.n_latents} latents, the decoder {n_latents}; "
+            "give the decoder that the index was built from"
+        )
 
 
 def coder_hash_of(decoder: Any) -> str:  # noqa: ANN401 - NumPy, torch, or a coder
