@@ -18,6 +18,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,6 +51,7 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 NO_WINDOW = 2**64 - 1
 """Stands in `NearestWindows.windows` where a latent has fewer."""
 
+_PACKAGE = "sentence_transformers"
 _QUERY = SamplingPlan(explain=ExplainPlan(n=8), per_decile=0, negatives=())
 _LATENTS = 4_096
 _CHUNK = 256
@@ -326,6 +328,23 @@ def _folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def refuse_missing(model: Model) -> None:
+    """Refuse a model whose package is not installed; loads nothing.
+
+    Raises:
+        InputError: names the package and the extra.
+    """
+    if isinstance(model, str | os.PathLike) and not find_spec(_PACKAGE):
+        raise _missing(_PACKAGE)
+
+
+def _missing(package: str | None) -> InputError:
+    return InputError(
+        f"embeddings: the package `{package}` is not installed; "
+        "run `pip install 'glossator[embeddings]'`"
+    )
+
+
 def _sentence_encoder(name: str) -> Encoder:
     """A model of the package `sentence-transformers`.
 
@@ -336,10 +355,7 @@ def _sentence_encoder(name: str) -> Encoder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"embeddings: the package `{error.name}` is not installed; "
-            "run `pip install 'glossator[embeddings]'`"
-        ) from error
+        raise _missing(error.name) from error
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

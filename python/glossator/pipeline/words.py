@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow.compute as pc
 
+from glossator import embeddings
 from glossator.errors import InputError
 from glossator.explain import Delimited, explain
 from glossator.explain.rules import RuleOptions, learn_rules
@@ -88,13 +89,16 @@ class Judging:
     def check(self) -> None:
         """Refuse a judge that cannot be used before anything else is done for it.
 
-        A local one is started only when it is asked, but must be installed.
+        A local one is started only when it is asked, but must be installed; so must what embeds.
 
         Raises:
-            InputError: what it needs is not installed.
+            InputError: what is needed is not installed.
             JudgeError: the server is not there, or refuses the key or the model.
         """
-        if self._run.config.judge.url == "local":
+        settings = self._run.config
+        if "embedding" in settings.score.kinds():
+            embeddings.refuse_missing(settings.score.embedding_model)
+        if settings.judge.url == "local":
             from glossator.judges.local import refuse_missing
 
             refuse_missing()
@@ -261,10 +265,7 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
 
 def _scoring_plan(run: Run) -> SamplingPlan:
     """The judge's examples, with the negatives that the settings name."""
-    negatives = tuple(
-        NegativePlan(**{**one.model_dump(exclude_unset=True), "n": one.n})
-        for one in run.config.score.negatives
-    )
+    negatives = tuple(NegativePlan(**one.model_dump()) for one in run.config.score.negatives)
     return SCORING_PLAN.model_copy(update={"negatives": negatives})
 
 
@@ -283,10 +284,8 @@ def _sources(run: Run, latents: list[int], progress: Progress) -> dict[str, Any]
                 f" -k 32 --index {run.path}/index --out {run.path}/neighbours.parquet`"
             )
     if "embedding" in settings.kinds():
-        from glossator.embeddings import nearest_windows
-
         with run.stage("embeddings"):
-            sources["nearest"] = nearest_windows(
+            sources["nearest"] = embeddings.nearest_windows(
                 run.index,
                 latents,
                 run.text,
