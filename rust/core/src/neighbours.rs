@@ -68,6 +68,9 @@ trait Estimate: Sync {
     /// A block of the first set, laid out for the product.
     type Packed: Default;
 
+    /// How far a bound usually lies above its cosine.
+    fn excess(&self) -> f32;
+
     /// Lays out a block.
     fn pack(&self, block: usize, packed: &mut Self::Packed);
 
@@ -170,12 +173,12 @@ impl Search<'_> {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Option<Vec<List>> {
         let from = self.between.from;
-        let rounding = from.rounding();
+        let (rounding, excess) = (from.rounding(), estimate.excess());
         let blocks: Vec<Mutex<Block>> = (0..from.n())
             .step_by(BLOCK)
             .map(|first| {
                 let n = BLOCK.min(from.n() - first);
-                Mutex::new(Block::new(first, n, self.k, rounding))
+                Mutex::new(Block::new(first, n, self.k, rounding, excess))
             })
             .collect();
         let strips = self.strips();

@@ -8,6 +8,8 @@ use super::points::Points;
 
 /// Set in a candidate's id once its value is its cosine in float32, no longer a bound.
 const KNOWN: u32 = 1 << 31;
+/// How many rows ahead memory is asked for: they lie anywhere.
+const AHEAD: usize = 2;
 
 /// A point that may be near.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +47,11 @@ pub(super) struct Block {
     /// For each point a lower bound of the cosine of its `k`-th neighbour.
     least: Vec<f32>,
     rounding: f32,
+    /// How far a bound usually lies above its cosine.
+    excess: f32,
     scratch: Vec<f32>,
+    /// Places of candidates to be computed.
+    wanted: Vec<usize>,
 }
 
 /// How many candidates a list holds.
@@ -54,7 +60,7 @@ pub(super) fn room(k: usize) -> usize {
 }
 
 impl Block {
-    pub(super) fn new(first: usize, n: usize, k: usize, rounding: f32) -> Self {
+    pub(super) fn new(first: usize, n: usize, k: usize, rounding: f32, excess: f32) -> Self {
         let room = room(k);
         Self {
             first,
@@ -64,7 +70,9 @@ impl Block {
             counts: vec![0; n],
             least: vec![f32::NEG_INFINITY; n],
             rounding,
+            excess,
             scratch: Vec::new(),
+            wanted: Vec::new(),
         }
     }
 
@@ -113,13 +121,24 @@ impl Block {
             return;
         }
         let list = &mut self.lists[at * self.room..][..count];
-        let kth = kth(&mut self.scratch, list.iter().map(|c| c.value), self.k);
+        // Those that are likely the nearest: bounds as far above their cosines as bounds usually are.
+        let excess = self.excess;
+        let likely = |c: &Candidate| c.value + if c.is_known() { excess } else { 0.0 };
+        let kth = kth(&mut self.scratch, list.iter().map(likely), self.k);
+        self.wanted.clear();
+        let unknown = |(place, c): (usize, &Candidate)| {
+            (!c.is_known() && wanted(c.value, kth)).then_some(place)
+        };
+        self.wanted
+            .extend(list.iter().enumerate().filter_map(unknown));
         let point = self.first + at;
-        for candidate in list.iter_mut() {
-            if !candidate.is_known() && wanted(candidate.value, kth) {
-                candidate.value = between.from.cosine(point, between.to, candidate.point());
-                candidate.id |= KNOWN;
+        for (nth, &place) in self.wanted.iter().enumerate() {
+            if let Some(&ahead) = self.wanted.get(nth + AHEAD) {
+                between.to.prefetch(list[ahead].point());
             }
+            let candidate = &mut list[place];
+            candidate.value = between.from.cosine(point, between.to, candidate.point());
+            candidate.id |= KNOWN;
         }
         let known = list.iter().filter(|c| c.is_known()).map(|c| c.value);
         // What is known may be off by a rounding, and so may what it is compared with.

@@ -55,6 +55,10 @@ impl Estimate for Plain {
     /// The directions of a block: by group of [`ROWS`], column, row.
     type Packed = Vec<f32>;
 
+    fn excess(&self) -> f32 {
+        self.slack
+    }
+
     fn pack(&self, block: usize, packed: &mut Self::Packed) {
         let width = self.width;
         packed.resize(BLOCK * width, 0.0);

@@ -80,7 +80,7 @@ impl<'a> Points<'a> {
     /// A sum of products in float32 is off by at most one rounding for each step of its longest
     /// chain, relative to the sum of the products' sizes, which is at most the product of the norms.
     pub(super) fn rounding(&self) -> f32 {
-        let chain = (self.width.div_ceil(LANES) + LANES.ilog2() as usize + 6) as f64;
+        let chain = (self.width / LANES + 6) as f64;
         (1.01 * chain * ROUNDING) as f32
     }
 
@@ -90,26 +90,19 @@ impl<'a> Points<'a> {
         if !(self.tame && other.tame) {
             return self.exact_cosine(point, other, of) as f32;
         }
-        let (a, b) = (self.values(point), other.values(of));
-        let mut sums = [0.0f32; LANES];
-        let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-        let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
-        for (a, b) in a_chunks.zip(b_chunks) {
-            for lane in 0..LANES {
-                sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
-            }
+        let dot = float_dot(self.values(point), other.values(of));
+        dot * (self.inverse[point] * other.inverse[of]) as f32
+    }
+
+    /// Asks for the numbers of a point to be brought near.
+    #[inline]
+    pub(super) fn prefetch(&self, point: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for line in self.values(point).chunks(16) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint, of memory that is there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
         }
-        for (sum, (&a, &b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-            *sum = a.mul_add(b, *sum);
-        }
-        let mut half = LANES / 2;
-        while half > 0 {
-            for lane in 0..half {
-                sums[lane] += sums[lane + half];
-            }
-            half /= 2;
-        }
-        sums[0] * (self.inverse[point] * other.inverse[of]) as f32
     }
 
     /// The cosine in float64, of exact products.
@@ -117,6 +110,20 @@ impl<'a> Points<'a> {
         let dot = dot(self.values(point), other.values(of));
         dot * self.inverse[point] * other.inverse[of]
     }
+}
+
+/// A sum of products in float32.
+fn float_dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
+    let rest: f64 = rest.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
+        }
+    }
+    (sums.iter().map(|&sum| f64::from(sum)).sum::<f64>() + rest) as f32
 }
 
 fn norm(row: &[f32]) -> f64 {

@@ -190,6 +190,14 @@ impl Estimate for Wide {
     /// The bytes of a block, signed: by group of [`ROWS`], step, row.
     type Packed = Vec<[i8; DEPTH]>;
 
+    fn excess(&self) -> f32 {
+        let mean = |bytes: &Bytes| {
+            let slacks = bytes.slack.iter().filter(|slack| !slack.is_nan());
+            slacks.clone().sum::<f32>() / slacks.count() as f32
+        };
+        mean(&self.from) + mean(self.to())
+    }
+
     fn pack(&self, block: usize, packed: &mut Self::Packed) {
         let steps = self.from.steps;
         packed.resize(BLOCK * steps, [0; DEPTH]);
