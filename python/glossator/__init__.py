@@ -29,7 +29,7 @@ from glossator.errors import (
 # so they are imported at once: what is bound last stays.
 from glossator.explain import aexplain, explain
 from glossator.harvest import collect_hidden, harvest, train_coder
-from glossator.score import ascore, score, scores_from
+from glossator.score import ascore, score, scores_from, specificity_by_rank
 from glossator.triage import triage
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ __all__ = [
     "score",
     "score_rules",
     "scores_from",
+    "specificity_by_rank",
     "table_of",
     "train_coder",
     "triage",
