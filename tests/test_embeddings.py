@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from glossator import embeddings
-from glossator.embeddings import NO_WINDOW, nearest_windows
+from glossator.embeddings import nearest_windows
 from glossator.errors import InputError, RunLockedError
-from glossator.sampling import ExplainPlan, SamplingPlan
+from glossator.sampling import NO_WINDOW, ExplainPlan, SamplingPlan
 from glossator.shown import show_windows
 from planted import WINDOW, planted_index
 

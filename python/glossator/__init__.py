@@ -30,7 +30,7 @@ from glossator.errors import (
 from glossator.explain import aexplain, explain
 from glossator.harvest import collect_hidden, harvest, train_coder
 from glossator.neighbours import neighbours
-from glossator.score import ascore, score, scores_from
+from glossator.score import ascore, score, scores_from, specificity_by_rank
 from glossator.triage import triage
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ __all__ = [
     "score",
     "score_rules",
     "scores_from",
+    "specificity_by_rank",
     "table_of",
     "train_coder",
     "triage",

@@ -34,7 +34,7 @@ from glossator.index import Index
 from glossator.neighbours import search
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
-from glossator.sampling import ExplainPlan, NearestWindows, SamplingPlan
+from glossator.sampling import NO_WINDOW, ExplainPlan, NearestWindows, SamplingPlan
 from glossator.shown import show_windows
 from glossator.text import TokenText
 
@@ -47,9 +47,6 @@ Model: TypeAlias = str | os.PathLike[str] | Encoder
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 """The model where none is named."""
-
-NO_WINDOW = 2**64 - 1
-"""Stands in `NearestWindows.windows` where a latent has fewer."""
 
 _PACKAGE = "sentence_transformers"
 _QUERY = SamplingPlan(explain=ExplainPlan(n=8), per_decile=0, negatives=())
@@ -150,7 +147,8 @@ def _unit(vectors: Array) -> npt.NDArray[np.float32]:
     """Rows of norm 1; those of zeros as they are."""
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.divide(wide, norms, out=wide, where=norms > 0).astype(np.float32)
+    unit: npt.NDArray[np.float32] = np.divide(wide, norms, out=wide, where=norms > 0).astype("f4")
+    return unit
 
 
 # --- what is kept ------------------------------------------------------------------------------

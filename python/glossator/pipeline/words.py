@@ -234,7 +234,12 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
     sources = _sources(run, sorted({one.latent for one in explanations}), progress)
     # Before the first verdict, which names it.
     protocol = scoring_protocol(
-        run.index, judge.name, plan=plan, seed=run.config.seed, provenance=_provenance(run)
+        run.index,
+        judge.name,
+        plan=plan,
+        seed=run.config.seed,
+        provenance=_provenance(run),
+        **sources,
     )
     run.store.add("protocols", [protocol])
     scored = score(
