@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from glossator.coders import SparseCoder
 from glossator.cooccurrence import Coactivation
 from glossator.errors import InputError
 from glossator.neighbour_table import PAIRS, pair_table, write_pairs
 from glossator.neighbours import NO_NEIGHBOUR, RELATIONS, Neighbours, neighbours, relations
+from index_reference import scratch_folders
 
 
 def rows_of(n=60, width=16, seed=0):
@@ -71,6 +74,38 @@ def test_a_latent_that_is_never_active_is_independent():
     void = [np.nan]
     assert related([0.9], npmi=void, given=void, given_back=void, jaccard=void) == ["independent"]
     assert related(void, given=[0.9]) == ["independent"]
+
+
+def reference(cosine, both, npmi, given, back, tokens):
+    """What one neighbour is, as the page on neighbours says it."""
+    if np.isnan(cosine):
+        return "independent"
+    if max(given, back) > 0.5:
+        return "parent" if given >= back else "child"
+    if cosine >= 0.3 and max(given, back) <= 0.05 and tokens >= 0.5:
+        return "absorption"
+    return "co-active" if npmi >= 0.1 and both >= 3 else "independent"
+
+
+SHARES = [0.0, 0.05, 0.051, 0.5, 0.501, 1.0]
+PAIR = st.tuples(
+    st.sampled_from([-1.0, 0.29, 0.3, 1.0, np.nan]),
+    st.integers(0, 4),
+    st.sampled_from([-1.0, 0.09, 0.1, 1.0, np.nan]),
+    st.sampled_from(SHARES),
+    st.sampled_from(SHARES),
+    st.sampled_from([0.0, 0.49, 0.5, 1.0, np.nan]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(pairs=st.lists(PAIR, min_size=1, max_size=20))
+def test_each_pair_is_what_the_page_says(pairs):
+    cosines, both, npmi, given_, back, tokens = zip(*pairs, strict=True)
+    found = related(
+        list(cosines), both=both, npmi=npmi, given=given_, given_back=back, shared_tokens=tokens
+    )
+    assert found == [reference(*pair) for pair in pairs]
 
 
 class FakeIndex:
@@ -197,6 +232,23 @@ def test_what_is_written_is_read(tmp_path, counted):
     near.write(path)  # In place of the old one, with the same bytes.
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["neighbours.parquet"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 30), data=st.data())
+def test_any_neighbours_are_read_as_they_were_written(seed, n, data):
+    k = data.draw(st.integers(1, n - 1))
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, n, (n, k)).astype(np.uint32)
+    cosines = rng.uniform(-1, 1, (n, k)).astype(np.float32)
+    none = rng.random((n, k)) < data.draw(st.sampled_from([0.0, 0.3, 1.0]))
+    ids[none], cosines[none] = NO_NEIGHBOUR, np.nan
+    near = Neighbours(ids, cosines, data.draw(st.sampled_from(["", "b" * 32])))
+    # Without one pair there is nothing that was counted.
+    if not none.all() and data.draw(st.booleans()):
+        near = near.with_index(FakeIndex(n, near.coder_hash, seed))
+    with scratch_folders() as folder:
+        assert_equal(Neighbours.read(near.write(folder())), near)
 
 
 def test_a_figure_that_is_not_known_is_null_and_none_is_nan(tmp_path):

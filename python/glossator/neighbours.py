@@ -126,7 +126,7 @@ def search(
     stage: str,
     progress: Progress,
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
-    """The core's search under a progress bar that counts rows."""
+    """The core's search under a progress bar that counts rows; one on a GPU would stand here."""
     with progress.stage(stage, len(rows), "latents") as bar:
         before = 0
 
