@@ -30,6 +30,7 @@ pub(crate) use words::Words;
 use crate::error::Result;
 use crate::index::Index;
 use draw::{Draw, OfOne};
+use negatives::Marks;
 use stretch::Frame;
 
 impl Index {
@@ -66,10 +67,10 @@ impl Index {
         };
         // One latent is not worth waking the other threads.
         let drawn: Vec<Result<_>> = match latents.as_slice() {
-            &[latent] => vec![draw.latent(latent, &mut Vec::new())],
+            &[latent] => vec![draw.latent(latent, &mut Marks::default())],
             latents => latents
                 .par_iter()
-                .map_init(Vec::new, |active, &latent| draw.latent(latent, active))
+                .map_init(Marks::default, |marks, &latent| draw.latent(latent, marks))
                 .collect(),
         };
         let drawn: Vec<OfOne> = drawn.into_iter().collect::<Result<_>>()?;

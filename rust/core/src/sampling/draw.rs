@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::negatives::Marks;
 use super::plan::{ExplainKind, Plan, Shortfall};
 use super::sources::Sources;
 use super::stretch::{Frame, Stretches};
@@ -69,8 +70,8 @@ pub(super) struct OfLatent<'a> {
 }
 
 impl Draw<'_> {
-    /// Draws from one latent; `active` is working memory, one bit a window, all 0 between calls.
-    pub(super) fn latent(&self, latent: u32, active: &mut Vec<u64>) -> Result<OfOne> {
+    /// Draws from one latent.
+    pub(super) fn latent(&self, latent: u32, marks: &mut Marks) -> Result<OfOne> {
         let stretches = if self.frame.on_grid() {
             None
         } else {
@@ -93,7 +94,7 @@ impl Draw<'_> {
         of_latent.bins(scored)?;
         let bins = self.plan.bins.saturating_mul(self.plan.per_bin);
         of_latent.note("bins", bins, binned);
-        of_latent.negatives(active)?;
+        of_latent.negatives(marks)?;
         let mut rows = of_latent.rows;
         // Stable: within a decile the order of drawing stays.
         rows.sort_by_key(|row| (row.split, row.decile));

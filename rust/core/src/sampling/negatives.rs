@@ -16,49 +16,62 @@ use crate::batch::NO_LATENT;
 use crate::cooccurrence::NO_NEIGHBOUR;
 use crate::error::Result;
 use crate::random::{Shuffle, key};
+use crate::ranked::Ranked;
 use crate::sides::{EXPLAIN, SCORE};
 
 /// The peaks whose tokens are looked for.
 const N_PEAKS: usize = 32;
 
+/// Working memory: one bit a window, all 0 between latents.
+#[derive(Default)]
+pub(super) struct Marks {
+    /// Whether the latent is active in it.
+    active: Vec<u64>,
+    /// Whether it was drawn.
+    taken: Vec<u64>,
+}
+
 /// What of one latent is known to all its lists of negatives.
 struct Known<'a> {
-    /// One bit a window: whether the latent is active in it.
     active: &'a [u64],
     /// The positions on which it is, where a list asks for them.
     positions: Option<&'a [u64]>,
     peaks: PeakTokens,
 }
 
-/// What is in a list already.
-struct Taken {
-    windows: BTreeSet<u64>,
-    /// Where what is shown begins.
+/// What the lists of one latent share and change.
+struct Shared<'a, 'b> {
+    /// Bits of the windows that are in a list, or drawn as activating.
+    taken: &'b mut [u64],
+    /// Where what is shown begins, unless that is where the window does.
     starts: BTreeSet<u64>,
+    /// Neighbours that were looked at.
+    neighbours: Vec<(u32, Ranked<'a>)>,
 }
 
 /// One list of negatives, as it is drawn.
-struct List<'a, 'b> {
+struct List<'a, 'b, 'c> {
     draw: &'a Draw<'a>,
     latent: u32,
     plan: &'a NegativePlan,
     purpose: u64,
     known: &'b Known<'b>,
-    taken: &'b mut Taken,
+    shared: &'b mut Shared<'a, 'c>,
     rows: &'b mut Vec<Drawn>,
     /// The rows with which the list is full.
     enough: usize,
 }
 
 impl OfLatent<'_> {
-    /// Draws all lists of negatives; `active` is working memory.
-    pub(super) fn negatives(&mut self, active: &mut Vec<u64>) -> Result<()> {
+    /// Draws all lists of negatives.
+    pub(super) fn negatives(&mut self, marks: &mut Marks) -> Result<()> {
         let draw = self.draw;
         let lists = || draw.plan.negatives.iter().filter(|list| list.n > 0);
         if lists().next().is_none() {
             return Ok(());
         }
-        self.mark(active)?;
+        let before = self.rows.len();
+        self.mark(marks)?;
         let stretches = self.stretches.take();
         let decoded;
         let positions = match &stretches {
@@ -70,7 +83,7 @@ impl OfLatent<'_> {
             }
         };
         let known = Known {
-            active,
+            active: &marks.active,
             positions,
             peaks: if lists().any(|list| list.kind.of_peaks()) {
                 let key = key(draw.seed, self.latent, PEAKS, 0);
@@ -81,9 +94,14 @@ impl OfLatent<'_> {
                 PeakTokens::default()
             },
         };
-        let mut taken = Taken {
-            windows: self.rows.iter().map(|row| row.window).collect(),
-            starts: self.rows.iter().map(|row| row.start).collect(),
+        let mut shared = Shared {
+            taken: &mut marks.taken,
+            starts: if draw.frame.on_grid() {
+                BTreeSet::new()
+            } else {
+                self.rows.iter().map(|row| row.start).collect()
+            },
+            neighbours: Vec::new(),
         };
         for (purpose, plan) in (NEGATIVE..).zip(&draw.plan.negatives) {
             let first = self.rows.len();
@@ -93,7 +111,7 @@ impl OfLatent<'_> {
                 plan,
                 purpose,
                 known: &known,
-                taken: &mut taken,
+                shared: &mut shared,
                 rows: &mut self.rows,
                 enough: first.saturating_add(plan.n),
             };
@@ -104,43 +122,53 @@ impl OfLatent<'_> {
             self.note(plan.kind.name(), plan.n, first);
         }
         self.stretches = stretches;
-        self.unmark(active)?;
-        self.find_ranks()
+        self.find_ranks(before, &marks.active)?;
+        self.unmark(marks)
     }
 
-    /// Sets the bits of the windows in which the latent is active.
-    fn mark(&mut self, active: &mut Vec<u64>) -> Result<()> {
-        active.resize(self.draw.sides.len().div_ceil(64), 0);
+    /// Sets the bits of the windows in which the latent is active, and of those that were drawn.
+    fn mark(&mut self, marks: &mut Marks) -> Result<()> {
+        let words = self.draw.sides.len().div_ceil(64);
+        marks.active.resize(words, 0);
+        marks.taken.resize(words, 0);
+        for row in &self.rows {
+            set(&mut marks.taken, row.window);
+        }
         self.ranked
-            .each_window(|window| active[window as usize / 64] |= 1 << (window % 64))
+            .each_window(|window| set(&mut marks.active, window))
     }
 
-    fn unmark(&mut self, active: &mut [u64]) -> Result<()> {
+    fn unmark(&mut self, marks: &mut Marks) -> Result<()> {
+        for row in &self.rows {
+            marks.taken[row.window as usize / 64] = 0;
+        }
         self.ranked
-            .each_window(|window| active[window as usize / 64] = 0)
+            .each_window(|window| marks.active[window as usize / 64] = 0)
     }
 
-    /// Finds the ranks of the unfiltered negatives in which the latent is active, to read them by.
-    fn find_ranks(&mut self) -> Result<()> {
-        let code = NegativeKind::DecoderUnfiltered.code();
-        let rows = self.rows.iter().enumerate();
-        let mut unfiltered: Vec<(u64, usize)> = rows
-            .filter(|(_, row)| row.kind == code)
-            .map(|(at, row)| (row.window, at))
-            .collect();
-        if unfiltered.is_empty() || !self.draw.frame.on_grid() {
+    /// Finds the ranks of the negatives in which the latent is active, to read them by.
+    fn find_ranks(&mut self, first: usize, active: &[u64]) -> Result<()> {
+        if !self.draw.frame.on_grid() {
             return Ok(());
         }
-        unfiltered.sort_unstable();
-        let windows: Vec<u64> = unfiltered.iter().map(|&(window, _)| window).collect();
+        let negatives = self.rows.iter().enumerate().skip(first);
+        let mut rows: Vec<(u64, usize)> = negatives
+            .filter(|(_, row)| is_set(active, row.window))
+            .map(|(at, row)| (row.window, at))
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        rows.sort_unstable();
+        let windows: Vec<u64> = rows.iter().map(|&(window, _)| window).collect();
         for (rank, place) in self.ranked.ranks_of(&windows)? {
-            self.rows[unfiltered[place].1].rank = Some(rank);
+            self.rows[rows[place].1].rank = Some(rank);
         }
         Ok(())
     }
 }
 
-impl List<'_, '_> {
+impl List<'_, '_, '_> {
     /// Draws the list; returns how many rows there were before ranks beyond the asked ones helped.
     fn draw(&mut self) -> Result<usize> {
         let (peaks, sources) = (&self.known.peaks, self.draw.sources);
@@ -233,32 +261,43 @@ impl List<'_, '_> {
             filtered && matches!(of, Some(PARENT | CHILD))
         };
         let usable = |rank: &usize| ids[rank - 1] != NO_NEIGHBOUR && !kin(rank - 1);
-        let (draw, latent, purpose, pool) = (self.draw, self.latent, self.purpose, self.plan.pool);
-        let open = |rank: usize| {
-            let key = key(draw.seed, latent, purpose, rank as u64);
-            NeighbourWalk::open(draw, ids[rank - 1], rank, pool, key)
-        };
-        let walks: Result<Vec<_>> = (first..=last).filter(usable).map(open).collect();
-        self.walk_neighbours(&mut walks?)?;
+        self.walk_neighbours(ids, (first..=last).filter(usable))?;
         let asked = self.rows.len();
         for rank in (last + 1..=table.k).filter(usable) {
             if self.is_full() {
                 break;
             }
-            self.walk_neighbours(&mut [open(rank)?])?;
+            self.walk_neighbours(ids, std::iter::once(rank))?;
         }
         Ok(asked)
     }
 
-    fn walk_neighbours(&mut self, walks: &mut [NeighbourWalk<'_>]) -> Result<()> {
-        self.in_turn((0..walks.len()).collect(), walks, |list, walk| {
+    /// Lets the neighbours of some ranks take turns.
+    fn walk_neighbours(&mut self, ids: &[u32], ranks: impl Iterator<Item = usize>) -> Result<()> {
+        let mut walks = Vec::new();
+        for rank in ranks {
+            let id = ids[rank - 1];
+            let known = &mut self.shared.neighbours;
+            let ranked = match known.iter().position(|(other, _)| *other == id) {
+                Some(at) => known.swap_remove(at).1,
+                None => Ranked::open(self.draw.index, id)?,
+            };
+            let key = key(self.draw.seed, self.latent, self.purpose, rank as u64);
+            let from = (id, rank as u32);
+            let pool = self.plan.pool;
+            walks.push(NeighbourWalk::new(self.draw, ranked, from, pool, key)?);
+        }
+        self.in_turn((0..walks.len()).collect(), &mut walks, |list, walk| {
             while let Some((window, start)) = walk.next(list.draw)? {
                 if list.take(window, start, walk.from) {
                     return Ok(true);
                 }
             }
             Ok(false)
-        })
+        })?;
+        let walked = walks.into_iter().map(|walk| (walk.from.0, walk.ranked));
+        self.shared.neighbours.extend(walked);
+        Ok(())
     }
 
     /// Lets walks take turns until the list is full or all have ended: `step` takes one row from a
@@ -293,7 +332,7 @@ impl List<'_, '_> {
     }
 
     fn is_active(&self, window: u64) -> bool {
-        self.known.active[window as usize / 64] >> (window % 64) & 1 == 1
+        is_set(self.known.active, window)
     }
 
     /// Takes an eligible window, if the latent is silent as it has to be and it is in no list yet.
@@ -306,10 +345,13 @@ impl List<'_, '_> {
         if self.plan.kind != NegativeKind::DecoderUnfiltered && !silent() {
             return false;
         }
-        if self.taken.windows.contains(&window) || !self.taken.starts.insert(start) {
+        let shared = &mut *self.shared;
+        if is_set(shared.taken, window)
+            || !self.draw.frame.on_grid() && !shared.starts.insert(start)
+        {
             return false;
         }
-        self.taken.windows.insert(window);
+        set(shared.taken, window);
         self.rows.push(Drawn {
             window,
             rank: None,
@@ -321,6 +363,14 @@ impl List<'_, '_> {
         });
         true
     }
+}
+
+fn set(bits: &mut [u64], window: u64) {
+    bits[window as usize / 64] |= 1 << (window % 64);
+}
+
+fn is_set(bits: &[u64], window: u64) -> bool {
+    bits[window as usize / 64] >> (window % 64) & 1 == 1
 }
 
 impl Draw<'_> {

@@ -49,7 +49,7 @@ impl<'a> TokenWalk<'a> {
 pub(super) struct NeighbourWalk<'a> {
     /// The neighbour and its rank.
     pub(super) from: (u32, u32),
-    ranked: Ranked<'a>,
+    pub(super) ranked: Ranked<'a>,
     /// The strongest, if only those are wanted.
     pool: Option<Vec<u64>>,
     shuffle: Shuffle,
@@ -58,19 +58,18 @@ pub(super) struct NeighbourWalk<'a> {
 }
 
 impl<'a> NeighbourWalk<'a> {
-    pub(super) fn open(
+    pub(super) fn new(
         draw: &Draw<'a>,
-        id: u32,
-        rank: usize,
+        mut ranked: Ranked<'a>,
+        from: (u32, u32),
         pool: Option<usize>,
         key: u64,
     ) -> Result<Self> {
         let stretches = if draw.frame.on_grid() {
             None
         } else {
-            Some(Stretches::of(draw.index, id, draw.frame)?)
+            Some(Stretches::of(draw.index, from.0, draw.frame)?)
         };
-        let mut ranked = Ranked::open(draw.index, id)?;
         let pool = match pool {
             None => None,
             Some(n) => {
@@ -84,7 +83,7 @@ impl<'a> NeighbourWalk<'a> {
             .as_ref()
             .map_or(ranked.n(), |p: &Vec<u64>| p.len() as u64);
         Ok(Self {
-            from: (id, rank as u32),
+            from,
             ranked,
             pool,
             shuffle: Shuffle::new(key, n),
