@@ -24,7 +24,7 @@ use rayon::prelude::*;
 
 use crate::cooccurrence::NO_NEIGHBOUR;
 use crate::error::{Error, Result};
-use candidates::{Between, Block};
+use candidates::{Between, Block, Slack};
 use points::Points;
 
 /// Points whose candidates are kept together.
@@ -68,8 +68,8 @@ trait Estimate: Sync {
     /// A block of the first set, laid out for the product.
     type Packed: Default;
 
-    /// How far a bound usually lies above its cosine.
-    fn excess(&self) -> f32;
+    /// How far bounds may lie above their cosines.
+    fn slack(&self) -> Slack<'_>;
 
     /// Lays out a block.
     fn pack(&self, block: usize, packed: &mut Self::Packed);
@@ -173,12 +173,12 @@ impl Search<'_> {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Option<Vec<List>> {
         let from = self.between.from;
-        let (rounding, excess) = (from.rounding(), estimate.excess());
-        let blocks: Vec<Mutex<Block>> = (0..from.n())
+        let (rounding, slack) = (from.rounding(), estimate.slack());
+        let blocks: Vec<Mutex<Block<'_>>> = (0..from.n())
             .step_by(BLOCK)
             .map(|first| {
                 let n = BLOCK.min(from.n() - first);
-                Mutex::new(Block::new(first, n, self.k, rounding, excess))
+                Mutex::new(Block::new(first, n, self.k, rounding, slack))
             })
             .collect();
         let strips = self.strips();
@@ -261,7 +261,7 @@ impl Search<'_> {
     fn strip<E: Estimate>(
         &self,
         estimate: &E,
-        blocks: &[Mutex<Block>],
+        blocks: &[Mutex<Block<'_>>],
         block: usize,
         strip: Range<usize>,
         hands: &mut Hands<E::Packed>,
@@ -295,7 +295,13 @@ impl Search<'_> {
     }
 
     /// Makes candidates of the pairs found between two blocks.
-    fn hand_on(&self, blocks: &[Mutex<Block>], block: usize, other: usize, found: &mut Vec<Found>) {
+    fn hand_on(
+        &self,
+        blocks: &[Mutex<Block<'_>>],
+        block: usize,
+        other: usize,
+        found: &mut Vec<Found>,
+    ) {
         let mut of_block = lock(&blocks[block]);
         for pair in found.iter() {
             let (at, to) = (usize::from(pair.from), other * BLOCK + usize::from(pair.to));
@@ -367,7 +373,7 @@ impl<P: Default> Default for Hands<P> {
 
 impl<P> Hands<P> {
     /// Looks up the bounds that two blocks have reached; of no other block, if it gets nothing.
-    fn look(&mut self, blocks: &[Mutex<Block>], block: usize, other: Option<usize>) {
+    fn look(&mut self, blocks: &[Mutex<Block<'_>>], block: usize, other: Option<usize>) {
         let copy = |least: &mut [f32; BLOCK], of: Option<usize>| {
             least.fill(f32::INFINITY);
             if let Some(of) = of {
@@ -381,6 +387,6 @@ impl<P> Hands<P> {
 }
 
 /// A thread that panicked left whole candidates behind; the panic itself is passed on at the join.
-fn lock(block: &Mutex<Block>) -> MutexGuard<'_, Block> {
+fn lock<'a, 'b>(block: &'a Mutex<Block<'b>>) -> MutexGuard<'a, Block<'b>> {
     block.lock().unwrap_or_else(PoisonError::into_inner)
 }

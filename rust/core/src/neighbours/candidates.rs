@@ -1,12 +1,13 @@
 //! Which points may still be among the nearest of a point: bounded lists, pruned as they fill.
 //!
-//! A candidate comes with an upper bound of its cosine. When a list is full, the best are computed
-//! in float32; the `k`-th of these is a lower bound of the `k`-th cosine, and whoever cannot reach
-//! it goes. So no neighbour is ever lost, and few cosines are computed.
+//! A candidate comes with an upper bound of its cosine, twice the slack above a lower one. When a
+//! list is full, the `k`-th lower bound is one of the `k`-th cosine, and whoever cannot reach it
+//! goes. Where too many stay, the likely nearest are computed in float32, which raises that bound.
+//! So no neighbour is ever lost, and few cosines are computed.
 
 use super::points::Points;
 
-/// Set in a candidate's id once its value is its cosine in float32, no longer a bound.
+/// Set in a candidate's id once its bound is of its cosine in float32.
 const KNOWN: u32 = 1 << 31;
 /// How many rows ahead memory is asked for: they lie anywhere.
 const AHEAD: usize = 2;
@@ -15,7 +16,7 @@ const AHEAD: usize = 2;
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     id: u32,
-    /// An upper bound of the cosine, or, if known, the cosine within its rounding.
+    /// An upper bound of the cosine.
     value: f32,
 }
 
@@ -29,6 +30,15 @@ impl Candidate {
     }
 }
 
+/// Of which candidates the cosines are computed.
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    None,
+    /// Those that are the nearest `k` if each bound lies above its cosine by its slack.
+    Likely,
+    All,
+}
+
 /// Two sets of points, between which cosines are asked for.
 #[derive(Clone, Copy)]
 pub(super) struct Between<'a> {
@@ -36,8 +46,16 @@ pub(super) struct Between<'a> {
     pub(super) to: &'a Points<'a>,
 }
 
+/// By point of either set, how far bounds of its cosines may lie above them: a pair's bound by as
+/// much as both points' slack, and by as much below.
+#[derive(Clone, Copy)]
+pub(super) struct Slack<'a> {
+    pub(super) from: &'a [f32],
+    pub(super) to: &'a [f32],
+}
+
 /// The candidates of a block of points.
-pub(super) struct Block {
+pub(super) struct Block<'a> {
     /// The number of its first point.
     first: usize,
     k: usize,
@@ -47,8 +65,7 @@ pub(super) struct Block {
     /// For each point a lower bound of the cosine of its `k`-th neighbour.
     least: Vec<f32>,
     rounding: f32,
-    /// How far a bound usually lies above its cosine.
-    excess: f32,
+    slack: Slack<'a>,
     scratch: Vec<f32>,
     /// Places of candidates to be computed.
     wanted: Vec<usize>,
@@ -59,8 +76,8 @@ pub(super) fn room(k: usize) -> usize {
     (3 * k + 32).max(128)
 }
 
-impl Block {
-    pub(super) fn new(first: usize, n: usize, k: usize, rounding: f32, excess: f32) -> Self {
+impl<'a> Block<'a> {
+    pub(super) fn new(first: usize, n: usize, k: usize, rounding: f32, slack: Slack<'a>) -> Self {
         let room = room(k);
         Self {
             first,
@@ -70,7 +87,7 @@ impl Block {
             counts: vec![0; n],
             least: vec![f32::NEG_INFINITY; n],
             rounding,
-            excess,
+            slack,
             scratch: Vec::new(),
             wanted: Vec::new(),
         }
@@ -100,9 +117,12 @@ impl Block {
     /// Leaves the candidates that may be among the nearest `k`, in at most three quarters of the room.
     #[cold]
     fn prune(&mut self, between: Between<'_>, at: usize) {
-        self.compute(between, at, |bound, kth| bound >= kth);
+        self.compute(between, at, Which::None);
+        if 2 * self.counts[at] as usize > self.room {
+            self.compute(between, at, Which::Likely);
+        }
         if self.is_crowded(at) {
-            self.compute(between, at, |_, _| true);
+            self.compute(between, at, Which::All);
         }
         if self.is_crowded(at) {
             self.keep_exact(between, at);
@@ -113,37 +133,46 @@ impl Block {
         4 * self.counts[at] as usize > 3 * self.room
     }
 
-    /// Computes the candidates that `wanted` names (by their bound and the `k`-th bound), and drops
-    /// those that cannot be among the nearest.
-    fn compute(&mut self, between: Between<'_>, at: usize, wanted: impl Fn(f32, f32) -> bool) {
+    /// Computes some candidates, and drops all those that cannot be among the nearest.
+    fn compute(&mut self, between: Between<'_>, at: usize, which: Which) {
         let count = self.counts[at] as usize;
         if count < self.k {
             return;
         }
-        let list = &mut self.lists[at * self.room..][..count];
-        // Those that are likely the nearest: bounds as far above their cosines as bounds usually are.
-        let excess = self.excess;
-        let likely = |c: &Candidate| c.value + if c.is_known() { excess } else { 0.0 };
-        let kth = kth(&mut self.scratch, list.iter().map(likely), self.k);
-        self.wanted.clear();
-        let unknown = |(place, c): (usize, &Candidate)| {
-            (!c.is_known() && wanted(c.value, kth)).then_some(place)
-        };
-        self.wanted
-            .extend(list.iter().enumerate().filter_map(unknown));
         let point = self.first + at;
-        for (nth, &place) in self.wanted.iter().enumerate() {
-            if let Some(&ahead) = self.wanted.get(nth + AHEAD) {
-                between.to.prefetch(list[ahead].point());
+        let list = &mut self.lists[at * self.room..][..count];
+        let own = self.slack.from[point];
+        let slack = |c: &Candidate| {
+            if c.is_known() {
+                self.rounding
+            } else {
+                own + self.slack.to[c.point()]
             }
-            let candidate = &mut list[place];
-            candidate.value = between.from.cosine(point, between.to, candidate.point());
-            candidate.id |= KNOWN;
+        };
+        if which != Which::None {
+            let likely = |c: &Candidate| c.value - slack(c);
+            let kth = match which {
+                Which::Likely => kth(&mut self.scratch, list.iter().map(likely), self.k),
+                _ => f32::NEG_INFINITY,
+            };
+            self.wanted.clear();
+            let wanted = |(place, c): (usize, &Candidate)| {
+                (!c.is_known() && likely(c) >= kth).then_some(place)
+            };
+            self.wanted
+                .extend(list.iter().enumerate().filter_map(wanted));
+            for (nth, &place) in self.wanted.iter().enumerate() {
+                if let Some(&ahead) = self.wanted.get(nth + AHEAD) {
+                    between.to.prefetch(list[ahead].point());
+                }
+                let candidate = &mut list[place];
+                candidate.value = between.from.cosine(point, between.to, candidate.point());
+                candidate.value += self.rounding;
+                candidate.id |= KNOWN;
+            }
         }
-        let known = list.iter().filter(|c| c.is_known()).map(|c| c.value);
-        // What is known may be off by a rounding, and so may what it is compared with.
-        let least = self::kth(&mut self.scratch, known, self.k) - 2.0 * self.rounding;
-        self.least[at] = self.least[at].max(least);
+        let lower = list.iter().map(|c| c.value - 2.0 * slack(c));
+        self.least[at] = self.least[at].max(kth(&mut self.scratch, lower, self.k));
         let least = self.least[at];
         let mut kept = 0;
         for place in 0..count {
@@ -162,7 +191,7 @@ impl Block {
         for (slot, (id, cosine)) in list.iter_mut().zip(&nearest) {
             *slot = Candidate {
                 id: id | KNOWN,
-                value: *cosine as f32,
+                value: *cosine as f32 + self.rounding,
             };
         }
         self.counts[at] = nearest.len() as u32;
@@ -170,8 +199,8 @@ impl Block {
 
     /// The nearest `k` of the `at`-th point: ids and cosines in float64, the nearest first.
     pub(super) fn nearest(&mut self, between: Between<'_>, at: usize) -> Vec<(u32, f64)> {
-        self.compute(between, at, |bound, kth| bound >= kth);
-        self.compute(between, at, |_, _| true);
+        self.compute(between, at, Which::Likely);
+        self.compute(between, at, Which::All);
         self.exact(between, at)
     }
 

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::candidates::Slack;
 use super::points::Points;
 use super::{BLOCK, Estimate, Found, PANEL};
 
@@ -15,19 +16,25 @@ pub(super) struct Plain {
     from: Vec<f32>,
     to: Option<Vec<f32>>,
     n: (usize, usize),
+    /// Of a pair.
     slack: f32,
+    /// Half of it, for every point of the larger set.
+    slacks: Vec<f32>,
 }
 
 impl Plain {
     pub(super) fn new(from: &Points<'_>, to: Option<&Points<'_>>) -> Self {
         let width = from.width;
+        // One rounding a step, of the running sum, at most 1; and those of both rows.
+        let slack = (width + 8) as f32 / (1u32 << 23) as f32;
+        let n = (from.n(), to.map_or(from.n(), Points::n));
         Self {
             width,
             from: panels(from),
             to: to.map(panels),
-            n: (from.n(), to.map_or(from.n(), Points::n)),
-            // One rounding a step, of the running sum, at most 1; and those of both rows.
-            slack: (width + 8) as f32 / (1u32 << 23) as f32,
+            n,
+            slack,
+            slacks: vec![slack / 2.0; n.0.max(n.1)],
         }
     }
 }
@@ -55,8 +62,12 @@ impl Estimate for Plain {
     /// The directions of a block: by group of [`ROWS`], column, row.
     type Packed = Vec<f32>;
 
-    fn excess(&self) -> f32 {
-        self.slack
+    fn slack(&self) -> Slack<'_> {
+        let (from, to) = self.n;
+        Slack {
+            from: &self.slacks[..from],
+            to: &self.slacks[..to],
+        }
     }
 
     fn pack(&self, block: usize, packed: &mut Self::Packed) {

@@ -80,7 +80,7 @@ impl<'a> Points<'a> {
     /// A sum of products in float32 is off by at most one rounding for each step of its longest
     /// chain, relative to the sum of the products' sizes, which is at most the product of the norms.
     pub(super) fn rounding(&self) -> f32 {
-        let chain = (self.width / LANES + 6) as f64;
+        let chain = (self.width / LANES + 8) as f64;
         (1.01 * chain * ROUNDING) as f32
     }
 

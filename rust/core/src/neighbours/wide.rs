@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
+use super::candidates::Slack;
 use super::points::Points;
 use super::{BLOCK, Estimate, Found, PANEL};
 
@@ -190,12 +191,11 @@ impl Estimate for Wide {
     /// The bytes of a block, signed: by group of [`ROWS`], step, row.
     type Packed = Vec<[i8; DEPTH]>;
 
-    fn excess(&self) -> f32 {
-        let mean = |bytes: &Bytes| {
-            let slacks = bytes.slack.iter().filter(|slack| !slack.is_nan());
-            slacks.clone().sum::<f32>() / slacks.count() as f32
-        };
-        mean(&self.from) + mean(self.to())
+    fn slack(&self) -> Slack<'_> {
+        Slack {
+            from: &self.from.slack,
+            to: &self.to().slack,
+        }
     }
 
     fn pack(&self, block: usize, packed: &mut Self::Packed) {
@@ -241,12 +241,11 @@ impl Wide {
         let (from, to) = (&self.from, self.to());
         let first = panel * PANEL;
         let columns = &to.panels[panel * to.steps..][..to.steps];
-        let halves = |values: &[f32]| [values[..16].load(), values[16..PANEL].load()];
         let scale_to = halves(&to.scale[first..]);
         let slack_to = halves(&to.slack[first..]);
         let least_to = halves(least_to);
         let (padded_from, padded_to) = (from.scale.len(), to.scale.len());
-        let mut sums = Sums([0; ROWS * PANEL]);
+        let mut sums = Sums([[0; PANEL]; ROWS]);
         for group in 0..BLOCK / ROWS {
             let start = block * BLOCK + group * ROWS;
             let rows = &packed[group * ROWS * from.steps..][..ROWS * from.steps];
@@ -259,70 +258,70 @@ impl Wide {
                     &mut sums,
                 );
             };
-            for row in 0..ROWS {
-                let point = start + row;
-                let scale = _mm512_set1_ps(from.scale[point]);
-                let slack = from.slack[point];
-                let least = _mm512_set1_ps(least_from[group * ROWS + row]);
+            let ours = from.scale[start..start + ROWS]
+                .iter()
+                .zip(&from.slack[start..start + ROWS])
+                .zip(&least_from[group * ROWS..][..ROWS]);
+            for (row, (sums, ((&scale, &slack), &least))) in sums.0.iter().zip(ours).enumerate() {
+                let scale = _mm512_set1_ps(scale);
+                let mut bounds = slack_to;
                 for half in 0..2 {
-                    let sum = sums.0[row * PANEL + half * 16..][..16].load();
-                    let scales = _mm512_mul_ps(scale, scale_to[half]);
-                    let mut bound =
-                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scales, slack_to[half]);
-                    for column in 0..self.n_apart {
-                        let a = _mm512_set1_ps(from.apart[column * padded_from + point]);
-                        let b = to.apart[column * padded_to + first + half * 16..][..16].load();
-                        bound = _mm512_fmadd_ps(a, b, bound);
+                    let sum = _mm512_cvtepi32_ps(integers(sums, half));
+                    let scale = _mm512_mul_ps(scale, scale_to[half]);
+                    bounds[half] = _mm512_fmadd_ps(sum, scale, bounds[half]);
+                }
+                for column in 0..self.n_apart {
+                    let value = _mm512_set1_ps(from.apart[column * padded_from + start + row]);
+                    let others = halves(&to.apart[column * padded_to + first..]);
+                    for half in 0..2 {
+                        bounds[half] = _mm512_fmadd_ps(value, others[half], bounds[half]);
                     }
-                    let bound = _mm512_add_ps(bound, _mm512_set1_ps(slack));
+                }
+                let least = _mm512_set1_ps(least);
+                let mut above = 0;
+                for half in 0..2 {
+                    bounds[half] = _mm512_add_ps(bounds[half], _mm512_set1_ps(slack));
                     let least = _mm512_min_ps(least, least_to[half]);
-                    let mut above = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(bound, least);
-                    if above != 0 {
-                        let bounds: [f32; 16] = bytemuck::cast(bound);
-                        while above != 0 {
-                            let lane = above.trailing_zeros() as usize;
-                            above &= above - 1;
-                            found.push(Found {
-                                from: (group * ROWS + row) as u16,
-                                to: (half * 16 + lane) as u16,
-                                bound: bounds[lane],
-                            });
-                        }
-                    }
+                    let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(bounds[half], least);
+                    above |= u32::from(mask) << (16 * half);
+                }
+                if above != 0 {
+                    put(group * ROWS + row, above, &bytemuck::cast(bounds), found);
                 }
             }
         }
     }
 }
 
-/// Sixteen values as a register.
-trait Load {
-    type Register;
-    fn load(&self) -> Self::Register;
-}
-
-impl Load for [f32] {
-    type Register = __m512;
-    #[inline]
-    fn load(&self) -> __m512 {
-        assert!(self.len() >= 16);
-        // SAFETY: there are sixteen.
-        unsafe { self.as_ptr().cast::<__m512>().read_unaligned() }
+/// Appends the pairs of a row and the columns whose bits are set.
+#[cold]
+fn put(row: usize, mut columns: u32, bounds: &[f32; PANEL], found: &mut Vec<Found>) {
+    while columns != 0 {
+        let column = columns.trailing_zeros();
+        columns &= columns - 1;
+        found.push(Found {
+            from: row as u16,
+            to: column as u16,
+            bound: bounds[column as usize],
+        });
     }
 }
 
-impl Load for [i32] {
-    type Register = __m512i;
-    #[inline]
-    fn load(&self) -> __m512i {
-        assert!(self.len() >= 16);
-        // SAFETY: there are sixteen.
-        unsafe { self.as_ptr().cast::<__m512i>().read_unaligned() }
-    }
+/// The values of a panel's points.
+fn halves(values: &[f32]) -> [__m512; 2] {
+    let values: &[f32; PANEL] = values.first_chunk().unwrap_or(&[f32::NAN; PANEL]);
+    bytemuck::cast(*values)
+}
+
+/// Half of the sums of a row.
+#[inline]
+fn integers(sums: &[i32; PANEL], half: usize) -> __m512i {
+    let halves: [__m512i; 2] = bytemuck::cast(*sums);
+    halves[half]
 }
 
 #[repr(C, align(64))]
-struct Sums([i32; ROWS * PANEL]);
+struct Sums([[i32; PANEL]; ROWS]);
 
 /// The products of [`ROWS`] rows and the columns of a panel.
 ///
@@ -373,7 +372,7 @@ unsafe fn product(rows: &[[i8; DEPTH]], columns: &[Step], correction: &[i32], su
             columns = inout(reg) columns.as_ptr() => _,
             steps = inout(reg) columns.len() => _,
             sums = in(reg) correction.as_ptr(),
-            out = in(reg) sums.0.as_mut_ptr(),
+            out = in(reg) sums,
             out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _,
             out("zmm5") _, out("zmm6") _, out("zmm7") _, out("zmm8") _, out("zmm9") _,
             out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _, out("zmm14") _,
