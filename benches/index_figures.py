@@ -27,7 +27,7 @@ NAMES = {
 }
 GROUPS = (
     *("size", "build", "sorted", "memory", "one", "each", "all"),
-    *("postings", "decode", "cooccurrence"),
+    *("negatives", "postings", "decode", "cooccurrence", "coactivation"),
 )
 OTHER_SIZES = "size, with activations as they are kept"
 BUILD = "build from token-major batches"
@@ -258,6 +258,36 @@ class Bench:
             times = self.by_hand("scipy", latents.tolist())["seconds"]
             whole = np.mean(times) * self.shape.latents
             self.add(op, f"{NAMES['scipy']}, NumPy, told from {SAMPLED}", "time", "s", whole)
+
+    def of_negatives(self):
+        """Five kinds of all latents beside random ones: as few, and as many."""
+        path = self.path("index")
+        for where, bare in (("beside 40 + 50 windows", False), ("alone", True)):
+            op = f"negatives, 50 of each kind for all {self.shape.latents:,} latents, {where}"
+            task = partial(self.ours, "negatives", path=path, bare=bare)
+            few, many = (partial(task, kinds=["random"] * n) for n in (1, 5))
+            names = ("five kinds", "50 random", "5 times 50 random")
+            results = rounds(min(self.asked.rounds, 3), task, few, many)
+            seconds = {
+                name: np.array([one["seconds"] for one in found])
+                for name, found in zip(names, results, strict=True)
+            }
+            for name, taken in seconds.items():
+                self.add(op, f"{OURS}, {name}", "time", "s", taken)
+                if name != names[0]:
+                    ratio = seconds[names[0]] / taken
+                    self.add(op, f"{OURS}, five kinds to {name}", "times as long", "", ratio)
+        first = [[one["first"] for one in found] for found in results[:2]]
+        words = np.subtract(*first)
+        self.add("negatives, the list of words", OURS, "time", "s", words)
+
+    def of_coactivation(self):
+        """Exact counts of all latents with ten others each."""
+        op = f"co-activation of all {self.shape.latents:,} latents with 10 each, per window"
+        task = partial(self.ours, "coactivation", path=self.path("index"))
+        found = task(data=str(self.data.folder))
+        self.add(op, OURS, "time", "s", found["seconds"])
+        self.add(op, OURS, "memory", "MiB", found["peak"] / 2**20)
 
     def of_postings(self):
         """Every posting of every latent, on one core."""

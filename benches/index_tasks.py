@@ -7,6 +7,8 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 
 import numpy as np
@@ -159,6 +161,72 @@ def sample_all(path, block=1_024, latents=None):
     return {"seconds": time.perf_counter() - begun, "rows": rows, "latents": len(ids)}
 
 
+LADDER = ("random", "peak_token", "near_token", "decoder", "decoder_unfiltered")
+"""The kinds of negatives that need no other model."""
+NEAREST = 10
+"""Neighbours of each latent."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Neighbours without sense, none of them kin: what a draw reads of `gl.neighbours`."""
+
+    ids: np.ndarray
+    relation: np.ndarray
+    coder_hash: str = ""
+
+
+def _neighbours(n_latents):
+    """`NEAREST` others of each latent, drawn evenly."""
+    steps = np.random.default_rng(6).integers(1, n_latents, (n_latents, NEAREST))
+    ids = (np.arange(n_latents)[:, None] + steps) % n_latents
+    return Table(ids.astype(np.uint32), np.zeros(ids.shape, np.uint8))
+
+
+def negatives(path, kinds=LADDER, n=50, bare=False, block=1_024):
+    """`n` negatives of each of some kinds (a list each) for all latents, a block a call: seconds.
+
+    Beside the default plan's 40 windows to explain and 50 to score on, or without if `bare`. The
+    list of words is made before, in `first` seconds.
+    """
+    index = gl.Index.open(path)
+    table = _neighbours(index.n_latents)
+    lists = tuple(gl.NegativePlan(kind=kind, n=n) for kind in kinds)
+    plan = gl.SamplingPlan(negatives=lists)
+    if bare:
+        plan = gl.SamplingPlan(explain=gl.ExplainPlan(n=0), per_decile=0, negatives=lists)
+    first, _ = timed(partial(index.sample, [0], plan, neighbours=table))
+    ids, rows = np.arange(index.n_latents), 0
+    begun = time.perf_counter()
+    for start in range(0, len(ids), block):
+        rows += len(index.sample(ids[start : start + block], plan, neighbours=table))
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "first": first, "rows": rows, "peak": memory("VmHWM")}
+
+
+def coactivation(path, data):
+    """Counts of all latents with `NEAREST` others; some are compared with brute force."""
+    index = gl.Index.open(path)
+    table = _neighbours(index.n_latents)
+    seconds, found = timed(index.coactivation, np.arange(index.n_latents), table.ids)
+    data = open_data(data)
+    for latent in (RARE, COMMON):
+        own = _windows(data, latent)
+        for place, other in enumerate(table.ids[latent, :2].tolist()):
+            both = np.count_nonzero(own & _windows(data, other))
+            assert found.both[latent, place] == both, (latent, other, both)
+    return {"seconds": seconds, "peak": memory("VmHWM")}
+
+
+def _windows(data, latent):
+    """Whether a latent is active in each window, by reading everything."""
+    parts = []
+    for first in range(0, data.shape.contexts, BATCH):
+        block = np.asarray(data.latents[first : first + BATCH]) == latent
+        parts.append(block.reshape(-1, W * data.shape.k).any(axis=1))
+    return np.concatenate(parts)
+
+
 def postings(path):
     """`postings` of every latent, ascending: seconds. A first pass checks the pages."""
     index = gl.Index.open(path)
@@ -239,7 +307,7 @@ def check(data, path, peers=None, latents=64):
 
 TASKS = (
     *(build, build_sorted, build_memory, identity, sample_one, sample_each, sample_all),
-    *(postings, decode, cooccurrence, check),
+    *(negatives, coactivation, postings, decode, cooccurrence, check),
 )
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from glossator.index import NO_DOCUMENT, NO_LATENT, Index, IndexWriter
+from glossator.neighbours import NO_NEIGHBOUR, RELATIONS, Neighbours, neighbours
 from glossator.records import TABLES, Explanation, Near, Rule, Score
 from glossator.text import TokenText
 
@@ -56,6 +57,16 @@ class World:
         self.letters = self._letters()
         self.dense = self._activations(rng)
         self._build(folder)
+
+    @property
+    def neighbours(self):
+        """Of random rows, the nearest of every latent of a kind of its own; the last has none."""
+        rows = np.random.default_rng(1).normal(size=(self.index.n_latents, 8)).astype(np.float32)
+        ids, cosines = neighbours(rows, k=10)
+        ids[-1], cosines[-1] = NO_NEIGHBOUR, np.nan
+        relation = np.zeros(ids.shape, np.uint8)
+        relation[:, 0] = np.arange(len(ids)) % len(RELATIONS)
+        return Neighbours(ids, cosines, relation=relation)
 
     def _letters(self):
         encode = self.text.tokenizer.encode
@@ -177,6 +188,7 @@ class World:
                 "notes": ["a judge of 135 M parameters is near chance"],
                 "fraction of variance explained": 0.94,
             },
+            "neighbours": self.neighbours,
             **self.tables(),
             **more,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -34,6 +35,7 @@ from glossator.atlas.pages import choose_pages
 from glossator.atlas.summary import explainer_facts, latent_facts
 from glossator.errors import InputError
 from glossator.index import NO_DOCUMENT
+from glossator.neighbours import RELATIONS, Neighbours
 from glossator.records import TABLES, Near, Rule
 
 
@@ -316,6 +318,32 @@ def test_of_several_explanations_the_table_shows_the_one_of_the_best_f1():
     # A null is no number: the strong one has no interval.
     assert known.metrics["f1"][3] == np.float32(0.9)
     assert np.isnan(known.metrics["low"][3])
+
+
+def test_a_page_names_the_nearest_latents_and_what_they_are(world, atlas):
+    pages, near = blobs(atlas)["pages"], world.neighbours
+    assert (pages["near"], pages["relations"]) == (8, list(RELATIONS))
+    np.testing.assert_array_equal(pages["near_id"].reshape(-1, 8), near.ids[:, :8])
+    np.testing.assert_array_equal(pages["near_relation"].reshape(-1, 8), near.relation[:, :8])
+    cosines = pages["near_cosine"].reshape(-1, 8)
+    np.testing.assert_allclose(cosines[:-1], near.cosines[:-1, :8], rtol=2e-4)
+    assert not cosines[-1].any()
+
+
+def test_an_atlas_without_neighbours_or_relations_is_built(world, tmp_path):
+    bare = replace(world.neighbours, relation=None)
+    for name, near in (("none", None), ("bare", bare)):
+        path = build_atlas(tmp_path / f"{name}.html", **world.arguments(neighbours=near))
+        pages = blobs(path)["pages"]
+        assert "near_relation" not in pages
+        assert ("near_id" in pages) == (near is not None)
+        assert pages["near"] == (0 if near is None else 8)
+
+
+def test_neighbours_of_another_coder_are_refused(world, tmp_path):
+    other = Neighbours(np.zeros((3, 1), np.uint32), np.zeros((3, 1), np.float32))
+    with pytest.raises(InputError, match="neighbours of 3 latents; the index has 40"):
+        build_atlas(tmp_path / "atlas.html", **world.arguments(neighbours=other))
 
 
 def test_header_numbers_have_their_denominators(world):

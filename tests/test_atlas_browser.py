@@ -121,6 +121,20 @@ def test_a_click_on_a_head_sorts_and_another_turns_it_round(reader, world):
     assert up[0] == min(by_latent.values())
 
 
+def test_a_page_leads_to_the_nearest_latents(reader, world):
+    page = reader.open("#latent=2")
+    ids = world.neighbours.ids
+    links = page.query_selector_all(".near a")
+    assert [link.inner_text() for link in links] == [f"Latent {near}" for near in ids[2, :8]]
+    assert page.inner_text(".near li:first-child small") == "parent"
+    assert page.query_selector(".near li:nth-child(2) small") is None
+    links[0].click()
+    page.wait_for_function(f"location.hash === '#latent={ids[2, 0]}'")
+    assert page.inner_text("#page-title").startswith(f"Latent {ids[2, 0]} ")
+    page = reader.open(f"#latent={len(ids) - 1}")
+    assert page.query_selector(".near") is None
+
+
 def test_search_finds_words_of_explanations_and_ids(reader):
     page = reader.open()
     page.fill("#search", "kind 17")

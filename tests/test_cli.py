@@ -18,6 +18,7 @@ from tiny_runs import command
 
 COMMANDS = [
     *("demo", "run", "harvest", "explain", "score", "atlas", "inspect", "export tables"),
+    "neighbours",
     *(f"index {name}" for name in ("inspect", "verify", "join", "compact", "export", "top")),
 ]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "glossator"

@@ -36,7 +36,7 @@ def result_of(folder):
     return (
         {name: bytes_of(folder / name) for name in names},
         tables,
-        (folder / "atlas.html").read_bytes(),
+        {name: (folder / name).read_bytes() for name in ("atlas.html", "neighbours.parquet")},
     )
 
 
@@ -80,7 +80,8 @@ def undisturbed(settings, tmp_path_factory):
         done = process.wait()
     assert done.code == 0, done.err
     assert done.stages == [
-        *("corpus", "forward", "train", "harvest", "rules", "explain", "check", "score", "atlas")
+        *("corpus", "forward", "train", "harvest", "neighbours"),
+        *("rules", "explain", "check", "score", "atlas"),
     ]
     return folder / "run", time.monotonic() - begun
 

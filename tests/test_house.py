@@ -26,10 +26,13 @@ FLOORS = {
     "subjects": 2,
     "text": 2,
     "cooccurrence": 3,
-    "sampling": 3,
+    "neighbour_table": 3.01,
+    "neighbours": 3.02,
+    "sampling": 3.03,
     "index": 3.1,
     "harvest": 3.2,
     "shown": 3.2,
+    "embeddings": 3.3,
     "atlas": 4,
     "explain": 4,
     "export": 4,
@@ -41,6 +44,7 @@ FLOORS = {
     "demo": 6,
     "report": 6,
     "cli_index": 6.1,
+    "cli_neighbours": 6.1,
     "cli": 6.2,
 }
 MODULES = sorted(

@@ -57,7 +57,7 @@ def explained(folder, explainer="rules"):
 
 def test_every_stage_says_its_progress_and_nothing_else_is_said(first):
     _, done = first
-    assert done.stages == ["corpus", "harvest", "rules", "check", "atlas"]
+    assert done.stages == ["corpus", "harvest", "neighbours", "rules", "check", "atlas"]
 
 
 def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
@@ -75,7 +75,8 @@ def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
     assert str(folder / "atlas.html") in done.out.replace("\n", "").replace(" ", "")
     rows = [line.split() for line in done.out.partition("peak memory\n")[2].splitlines()]
     assert [row[0] for row in rows] == [
-        *("subject", "corpus", "harvest", "triage", "explain", "score", "atlas", "all")
+        *("subject", "corpus", "harvest", "neighbours", "triage"),
+        *("explain", "score", "atlas", "all"),
     ]
     assert all(float(row[1]) >= 0 and row[3] == "MiB" for row in rows)
     assert all(100 < int(row[2].replace(",", "")) < 4_000 for row in rows)
@@ -325,10 +326,12 @@ def test_a_coder_is_trained_once_and_kept(world, tmp_path):
     cache = {"GLOSSATOR_CACHE": str(tmp_path / "cache")}
     done = command("run", settings, "--out", tmp_path / "one", **cache)
     assert done.code == 0, done.err
-    assert done.stages == ["corpus", "forward", "train", "harvest", "rules", "check", "atlas"]
+    assert done.stages == [
+        *("corpus", "forward", "train", "harvest", "neighbours", "rules", "check", "atlas")
+    ]
     assert not list((tmp_path / "one").glob("hidden*"))
     done = command("run", settings, "--out", tmp_path / "two", **cache)
-    assert done.stages == ["corpus", "harvest", "rules", "check", "atlas"]
+    assert done.stages == ["corpus", "harvest", "neighbours", "rules", "check", "atlas"]
     assert bytes_of(tmp_path / "one" / "index") == bytes_of(tmp_path / "two" / "index")
     assert tables_of(tmp_path / "one") == tables_of(tmp_path / "two")
 

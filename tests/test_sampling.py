@@ -465,10 +465,8 @@ def test_the_arrow_table_has_the_columns_of_the_runs_examples(tmp_path):
     plain, index = big(tmp_path)
     examples = index.sample([1, 2])
     table = examples.to_arrow()
-    names = (
-        "hookpoint latent context start tokens activations decile activating split kind document"
-    )
-    assert table.column_names == names.split()
+    names = "hookpoint latent context start tokens activations decile activating split kind"
+    assert table.column_names == [*names.split(), "source_latent", "source_rank", "document"]
     length = plain.tokens.shape[1]
     for row, record in enumerate(table.to_pylist()):
         assert record["hookpoint"] == "h.0"
@@ -478,6 +476,7 @@ def test_the_arrow_table_has_the_columns_of_the_runs_examples(tmp_path):
         assert record["activating"] == (record["decile"] > 0) == any(record["activations"])
         assert record["split"] == ["explain", "score"][examples.split[row]]
         assert record["kind"] == [None, "random"][examples.kind[row]]
+        assert record["source_latent"] is record["source_rank"] is None
     empty = examples.take([]).to_arrow()
     assert empty.schema == table.schema
     assert isinstance(examples.shortfalls, pa.Table)

@@ -142,6 +142,28 @@ def test_an_older_schema_is_migrated_and_a_reader_says_how(tmp_path, monkeypatch
         assert store.fact("answer") == 43
 
 
+def test_a_run_of_version_1_gets_the_columns_of_version_2_and_keeps_its_rows(tmp_path):
+    added = ["source_latent", "source_rank"]
+    Store.open(tmp_path).close()
+    database = sqlite3.connect(tmp_path / "run.db")
+    old = [name for name in TABLES["examples"].names if name not in added]
+    columns = ", ".join(f'"{name}" TEXT' for name in old[1:])
+    database.execute("DROP TABLE examples")
+    database.execute(f"CREATE TABLE examples (example_id TEXT PRIMARY KEY, {columns})")
+    database.execute("INSERT INTO examples (example_id, kind) VALUES ('a', 'random')")
+    database.execute("PRAGMA user_version = 1")
+    database.commit()
+    database.close()
+    with Store.open(tmp_path) as store:
+        store.add("examples", [{"example_id": "b", "source_latent": 3, "source_rank": 7}])
+        rows = store.table("examples").select(["example_id", "kind", *added]).to_pylist()
+        assert store.table("examples").schema == TABLES["examples"]
+    assert rows == [
+        {"example_id": "a", "kind": "random", "source_latent": None, "source_rank": None},
+        {"example_id": "b", "kind": None, "source_latent": 3, "source_rank": 7},
+    ]
+
+
 def test_the_journal_suits_the_file_system(tmp_path, monkeypatch):
     def mounted(kind):
         part = type("Part", (), {"mountpoint": str(tmp_path), "fstype": kind})

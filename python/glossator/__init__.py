@@ -29,7 +29,8 @@ from glossator.errors import (
 # so they are imported at once: what is bound last stays.
 from glossator.explain import aexplain, explain
 from glossator.harvest import collect_hidden, harvest, train_coder
-from glossator.score import ascore, score, scores_from
+from glossator.neighbours import neighbours
+from glossator.score import ascore, score, scores_from, specificity_by_rank
 from glossator.triage import triage
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from glossator.corpus import open_corpus, pack
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
+    from glossator.neighbours import Neighbours
     from glossator.pipeline import run
     from glossator.records import Explanation, Near, Rule, Score, Verdict, table_of
     from glossator.runs import Run
@@ -54,6 +56,7 @@ _ROOMS = {
     "corpus": ("open_corpus", "pack"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
+    "neighbours": ("Neighbours",),
     "pipeline": ("run",),
     "runs": ("Run",),
     "records": ("Explanation", "Near", "Rule", "Score", "Verdict", "table_of"),
@@ -76,6 +79,7 @@ __all__ = [
     "JudgeError",
     "Near",
     "NegativePlan",
+    "Neighbours",
     "Rule",
     "Run",
     "RunConfig",
@@ -97,6 +101,7 @@ __all__ = [
     "load_coder",
     "load_config",
     "load_subject",
+    "neighbours",
     "open_corpus",
     "open_judge",
     "pack",
@@ -104,6 +109,7 @@ __all__ = [
     "score",
     "score_rules",
     "scores_from",
+    "specificity_by_rank",
     "table_of",
     "train_coder",
     "triage",

@@ -21,6 +21,10 @@ class Index:
     @property
     def attributes(self, /) -> dict[str, str]:
         """Free text that describes the index."""
+    def coactivation(
+        self, /, latents: NDArray[np.uint32], neighbours: NDArray[np.uint32]
+    ) -> dict[str, NDArray[Any]]:
+        """The figures of some latents and `k` neighbours of each, flat."""
     @property
     def complete(self, /) -> bool:
         """Whether the build reached its end."""
@@ -76,7 +80,15 @@ class Index:
         """The share of score-side windows that are not eligible."""
     def postings(self, /, latent: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Positions and activations of one latent."""
-    def sample(self, /, latents: NDArray[np.uint32], plan: Plan, seed: int) -> dict[str, Any]:
+    def sample(
+        self,
+        /,
+        latents: NDArray[np.uint32],
+        plan: Plan,
+        seed: int,
+        neighbours: tuple[NDArray[np.uint32], NDArray[np.uint8] | None] | None,
+        nearest: tuple[NDArray[np.uint32], NDArray[np.uint64]] | None,
+    ) -> dict[str, Any]:
         """The columns of the examples that a plan draws."""
     @property
     def segment_contexts(self, /) -> int:

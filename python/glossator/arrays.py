@@ -17,7 +17,16 @@ import numpy.typing as npt
 
 from glossator.errors import InputError
 
-__all__ = ["Array", "flat_ids", "to_activations", "to_ids", "to_numpy", "to_values", "whole"]
+__all__ = [
+    "Array",
+    "flat_ids",
+    "matrix_ids",
+    "to_activations",
+    "to_ids",
+    "to_numpy",
+    "to_values",
+    "whole",
+]
 
 Array = npt.NDArray[Any]
 _FEW = 16
@@ -59,6 +68,14 @@ def flat_ids(name: str, value: npt.ArrayLike, dtype: type[np.unsignedinteger[Any
     array = to_numpy(name, value)
     if array.ndim != 1:
         raise InputError(f"`{name}` has shape {array.shape}; it must have one dimension")
+    return to_ids(name, array, dtype, None)
+
+
+def matrix_ids(name: str, value: npt.ArrayLike, dtype: type[np.unsignedinteger[Any]]) -> Array:
+    """A table of ids, row by row."""
+    array = to_numpy(name, value)
+    if array.ndim != 2:
+        raise InputError(f"`{name}` has shape {array.shape}; it must have two dimensions")
     return to_ids(name, array, dtype, None)
 
 

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from glossator import __version__, cli_index, demo, pipeline, report
+from glossator import __version__, cli_index, cli_neighbours, demo, pipeline, report
 from glossator.cli_options import examples, help_without_command, parse_latents
 from glossator.config import RunConfig, config_from, load_config
 from glossator.errors import GlossatorError
@@ -317,6 +317,9 @@ def inspect(run_dir: RunDir) -> None:
     """Say what a run directory holds: settings, stages, counts, scores."""
     with Run.open(run_dir) as run:
         report.print_inspection(run, Console())
+
+
+app.command(name="neighbours", epilog=cli_neighbours.EPILOG)(cli_neighbours.neighbours_command)
 
 
 @export.command(name="tables", epilog=examples("glossator export tables run tables"))

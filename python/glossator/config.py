@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
@@ -29,7 +29,9 @@ __all__ = [
     "ExplainConfig",
     "IndexConfig",
     "JudgeConfig",
+    "NegativeConfig",
     "RunConfig",
+    "ScoreConfig",
     "SubjectConfig",
     "load_config",
     "save_config",
@@ -123,6 +125,44 @@ class JudgeConfig(Record):
         return 4 if self.url == "local" else 64
 
 
+class NegativeConfig(Record):
+    """Silent windows of one kind; the fields are those of `NegativePlan`."""
+
+    kind: Literal[
+        "random", "peak_token", "near_token", "embedding", "decoder", "decoder_unfiltered"
+    ] = "random"
+    """What makes such a window hard; see `NegativePlan`."""
+    n: int = Field(default=20, ge=0, lt=2**32)
+    """Windows for each latent."""
+    margin: int = Field(default=0, ge=0, lt=2**32)
+    """Tokens around a window on which the latent must be silent too."""
+    ranks: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 10)
+    """First and last rank of the neighbours, for the kinds `decoder` and `decoder_unfiltered`."""
+    pool: int | None = Field(default=None, ge=1, lt=2**32)
+    """Only among so many of a neighbour's strongest windows, for the same kinds."""
+
+    @model_validator(mode="after")
+    def _ranks_ascend(self) -> NegativeConfig:
+        if self.ranks[0] > self.ranks[1]:
+            raise ValueError(f"ranks: {list(self.ranks)} runs backwards; give first, last")
+        return self
+
+
+class ScoreConfig(Record):
+    """What the judge is asked about."""
+
+    negatives: tuple[NegativeConfig, ...] = (NegativeConfig(),)
+    """Silent windows, kind by kind."""
+    embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Name or folder of the model behind the kind `embedding`."""
+    embedding_windows: int = Field(default=50_000, ge=2)
+    """Windows that it embeds, beside the examples of the latents."""
+
+    def kinds(self) -> set[str]:
+        """The kinds of negatives that are asked for."""
+        return {one.kind for one in self.negatives if one.n}
+
+
 class AtlasConfig(Record):
     """The page."""
 
@@ -139,6 +179,7 @@ class RunConfig(Record):
     index: IndexConfig = IndexConfig()
     explain: ExplainConfig = ExplainConfig()
     judge: JudgeConfig = JudgeConfig()
+    score: ScoreConfig = ScoreConfig()
     atlas: AtlasConfig = AtlasConfig()
     seed: int = Field(default=0, ge=0)
     """Seed of every draw."""

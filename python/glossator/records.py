@@ -272,6 +272,8 @@ TABLES: dict[str, pa.Schema] = {
             ("activating", pa.bool_()),
             ("split", pa.string()),
             ("kind", pa.string()),
+            ("source_latent", pa.int64()),
+            ("source_rank", pa.int64()),
             ("document", pa.uint64()),
         ]
     ),

@@ -79,7 +79,7 @@ def _per_million(run: Run, table: Table) -> None:
     """Hours of this machine for a million latents at the rate of this run: by rules, by a judge."""
     stages = run.stages()
     once = ("subject", "corpus", "coder")
-    judged = ("explain-judge", "score-judge")
+    judged = ("explain-judge", "embeddings", "score-judge")
 
     def add(name: str, chosen: Iterable[str], latents: int, apart: str) -> None:
         seconds = sum(stages[stage]["seconds"] for stage in chosen)

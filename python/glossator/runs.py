@@ -19,10 +19,11 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from glossator.config import RunConfig, load_config, save_config
+from glossator.config import RunConfig, ScoreConfig, load_config, save_config
 from glossator.errors import InputError
 from glossator.index import Index
 from glossator.meter import Meter
+from glossator.neighbours import Neighbours, refuse_other_coder
 from glossator.records import content_id
 from glossator.store import Store
 from glossator.text import TokenText
@@ -30,8 +31,8 @@ from glossator.text import TokenText
 __all__ = ["STAGES", "Run"]
 
 STAGES = (
-    *("subject", "corpus", "forward", "coder", "harvest", "triage"),
-    *("explain", "explain-judge", "score", "score-judge", "atlas"),
+    *("subject", "corpus", "forward", "coder", "harvest", "neighbours", "triage"),
+    *("explain", "explain-judge", "score", "embeddings", "score-judge", "atlas"),
 )
 """The stages of a run, in their order."""
 
@@ -54,6 +55,7 @@ class Run:
         self.store = store
         self._index: Index | None = None
         self._text: TokenText | None = None
+        self._neighbours: Neighbours | None = None
         self._inner: list[float] = []  # seconds of the stages within each stage that is under way
 
     @classmethod
@@ -146,6 +148,22 @@ class Run:
         return self._text
 
     @property
+    def neighbours(self) -> Neighbours | None:
+        """The nearest latents of each by decoder direction, with co-activation.
+
+        None in a run that was harvested before there were such.
+
+        Raises:
+            InputError: the file is damaged, or of another coder than the index.
+        """
+        path = self.path / "neighbours.parquet"
+        if self._neighbours is None and path.is_file():
+            found = Neighbours.read(path)
+            refuse_other_coder(self.index, found.coder_hash, found.n_latents)
+            self._neighbours = found
+        return self._neighbours
+
+    @property
     def hookpoint(self) -> str:
         """The module path whose latents the run explains."""
         return str(self.index.attributes["hookpoint"])
@@ -182,6 +200,8 @@ class Run:
         if stage in ("explain", "score"):
             parts += [self.config.explain.model_dump(mode="json"), self.config.judge.question()]
         if stage == "score":
+            if self.config.score != ScoreConfig():  # Else as before there were such settings.
+                parts.append(self.config.score.model_dump(mode="json"))
             parts.append(self.table("explanations")["explanation_id"].to_pylist())
         return content_id(*parts)
 
@@ -273,6 +293,7 @@ class Run:
                 f"{stages['harvest']['overlap_share']:.1%} of the score side's windows share 16 "
                 "tokens in a row with the explain side and are not used"
             )
+        notes += stages.get("neighbours", {}).get("notes", [])
         return notes
 
     def close(self) -> None:

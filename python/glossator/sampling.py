@@ -19,7 +19,7 @@ asked for and eligible. So what it costs grows with the sample, not with the lat
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +27,39 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from glossator import _core
+from glossator.arrays import flat_ids, matrix_ids
+from glossator.errors import InputError
 from glossator.records import TABLES, Record
 
-__all__ = ["KINDS", "SPLITS", "Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"]
+__all__ = [
+    "KINDS",
+    "NO_LATENT",
+    "NO_WINDOW",
+    "SPLITS",
+    "Examples",
+    "ExplainPlan",
+    "NearestWindows",
+    "NegativePlan",
+    "NeighbourTable",
+    "SamplingPlan",
+]
 
 SPLITS = ("explain", "score")
 """Names of the codes in `Examples.split`."""
-KINDS = (None, "random")
-"""Names of the codes in `Examples.kind`; None: the latent is active, or the row is no negative."""
+KINDS = (
+    None,
+    "random",
+    "peak_token",
+    "near_token",
+    "embedding",
+    "decoder",
+    "decoder_unfiltered",
+)
+"""Names of the codes in `Examples.kind`; None: the row is no negative."""
+NO_LATENT = 2**32 - 1
+"""Stands in `Examples.source` where a window was drawn from no other latent's."""
+NO_WINDOW = 2**64 - 1
+"""Stands in `NearestWindows.windows` where there is none."""
 
 _Limit = 2**32
 
@@ -66,16 +91,44 @@ class ExplainPlan(Record):
 
 
 class NegativePlan(Record):
-    """Windows of the score side in which the latent is silent."""
+    """Windows of the score side that an explanation should deny.
 
-    kind: Literal["random"] = "random"
-    """`random`: each such window equally likely."""
+    The latent is silent in all of them but those of `decoder_unfiltered`. From the easiest kind to
+    the hardest; all but the first ask more of an explanation than to name the right token.
+    """
+
+    kind: Literal[
+        "random", "peak_token", "near_token", "embedding", "decoder", "decoder_unfiltered"
+    ] = "random"
+    """`random`: each window equally likely. `peak_token`: one that holds the token of a peak of the
+    latent. `near_token`: one that holds the token before or after a peak. Peaks are those of up to
+    32 windows of the explain side, and take turns. Both need a list of the windows that hold each
+    token: it is made when first asked for and kept with the open index, 4 bytes for each token of
+    the eligible score side at most. `embedding`: the nearest of `nearest=`. `decoder`: one in which
+    a neighbour of `neighbours=` is active, the ranks taking turns; parents and children of the
+    latent are left out. `decoder_unfiltered`: the same, but parents and children are kept and the
+    latent may be active. It reproduces scores whose counterexamples nobody checked ("Open Source
+    Automated Interpretability for Sparse Autoencoder Features", 2024), and does not measure an
+    explanation: where the latent is active, yes is right and counts as wrong."""
     n: int = Field(default=50, ge=0, lt=_Limit)
     """Number of windows."""
     margin: int = Field(default=0, ge=0, lt=_Limit)
     """Tokens before and after what is shown, within its context, on which it must be silent too.
 
-    Above 0 it costs one decoding of the latent's postings."""
+    Above 0 it costs one decoding of the latent's postings. Not for `decoder_unfiltered`."""
+    ranks: tuple[int, int] = (1, 10)
+    """First and last rank of the neighbours of the decoder kinds, the nearest being 1. What they
+    cannot give comes from the next ranks of the table, and is told in the shortfalls."""
+    pool: int | None = Field(default=None, ge=1, lt=_Limit)
+    """Of the decoder kinds: from how many of a neighbour's strongest eligible score-side windows;
+    from all if None."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        first, last = self.ranks
+        if not 1 <= first <= last < _Limit:
+            raise ValueError(f"ranks is ({first}, {last}): the first is from 1 to the last")
+        return self
 
 
 class SamplingPlan(Record):
@@ -91,15 +144,16 @@ class SamplingPlan(Record):
     bins: int = Field(default=20, ge=1, lt=_Limit)
     """Number of bins for `per_bin`."""
     negatives: tuple[NegativePlan, ...] = (NegativePlan(),)
-    """The scorer's silent windows; no window is in two of the lists."""
+    """The scorer's negatives; no window is in two of the lists, or activating and in one."""
     length: int | None = Field(default=None, ge=1, lt=_Limit)
     """Tokens shown of each example, at most a context; the window's if None.
 
     What is drawn are windows all the same, with their ranks and deciles. The stretch shown lies
     around the window's middle, moved into its context. Every window that it touches must be of the
     same side and eligible; a negative must be silent on all of it; an activating one must be active
-    on it; and of windows with the same stretch the strongest is shown. Costs one decoding of the
-    latent's postings, as `centred` does."""
+    on it; and of windows with the same stretch the strongest is shown. A neighbour's window is
+    shown as an activating one of the neighbour. Costs one decoding of the latent's postings, and of
+    each such neighbour's, as `centred` does."""
     centred: bool = False
     """Whether the stretch lies around the window's peak (the first of its largest activations)."""
 
@@ -120,11 +174,15 @@ class Examples:
     activations: npt.NDArray[np.float32]
     """[n, W] activations of the row's latent, of the given `precision`; 0 where it is silent."""
     decile: npt.NDArray[np.uint8]
-    """[n] rank decile of the window over the whole index, 10 the strongest; 0: silent."""
+    """[n] rank decile of the window over the whole index, 10 the strongest; 0: a negative."""
     split: npt.NDArray[np.uint8]
     """[n] 0: explain, 1: score."""
     kind: npt.NDArray[np.uint8]
-    """[n] kind of negative. 0: none, 1: random."""
+    """[n] kind of negative, a place in `KINDS`; 0: none."""
+    source: npt.NDArray[np.uint32]
+    """[n] the neighbour whose window it is, of the decoder kinds; elsewhere `NO_LATENT`."""
+    rank: npt.NDArray[np.uint32]
+    """[n] that neighbour's rank, or the window's in order of nearness, from 1 on; elsewhere 0."""
     document: npt.NDArray[np.uint64]
     """[n] document of the first unmasked token."""
     document_start: npt.NDArray[np.bool_]
@@ -144,7 +202,9 @@ class Examples:
     def shortfalls(self) -> pa.Table:
         """Plans that a latent could not fill: latent, what, wanted and found (windows).
 
-        `what` is `explain`, `score`, `bins` or a kind of negative.
+        `what` is `explain`, `score`, `bins` or a kind of negative. `decoder_ranks` and
+        `decoder_unfiltered_ranks` tell how many the asked ranks gave where others had to help: all
+        of the nearest are active together with the latent, say.
         """
         columns = zip(*self.shortfall_rows, strict=True) if self.shortfall_rows else [()] * 4
         return pa.table(
@@ -182,12 +242,85 @@ class Examples:
             "activating": self.decile > 0,
             "split": pa.DictionaryArray.from_arrays(self.split, pa.array(SPLITS)).cast(pa.string()),
             "kind": _names(self.kind),
+            "source_latent": _known(self.source, NO_LATENT),
+            "source_rank": _known(self.rank, 0),
             "document": self.document,
         }
         types = TABLES["examples"]
         return pa.table(
             {name: pa.array(column, types.field(name).type) for name, column in columns.items()}
         )
+
+
+class NeighbourTable(Protocol):
+    """What a draw reads of `glossator.neighbours.Neighbours`."""
+
+    @property
+    def ids(self) -> npt.NDArray[np.uint32]:
+        """[L, k] neighbours of each latent, the nearest first; 2^32 - 1: none."""
+
+    @property
+    def relation(self) -> npt.NDArray[np.uint8] | None:
+        """[L, k] how each is related to the latent: 2 parent, 3 child."""
+
+    @property
+    def coder_hash(self) -> str:
+        """Of the coder whose decoder it is; empty if unknown."""
+
+
+@dataclass(frozen=True, eq=False)
+class NearestWindows:
+    """The windows of an index that are nearest to some latents, by meaning say."""
+
+    latents: npt.NDArray[np.uint32]
+    """[n] latents, ascending."""
+    windows: npt.NDArray[np.uint64]
+    """[n, m] window numbers of the index, the nearest first; `NO_WINDOW`: none."""
+    index_hash: str
+    """Of the index whose windows they are."""
+    model: str
+    """What they are near by: the name of a sentence encoder."""
+
+
+def core_neighbours(
+    table: NeighbourTable | None, coder_hash: str
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8] | None] | None:
+    """The table as the core reads it, of the coder of an index (empty: unknown).
+
+    Raises:
+        InputError: it is of another coder, or no table.
+    """
+    if table is None:
+        return None
+    if table.coder_hash and coder_hash and table.coder_hash != coder_hash:
+        raise InputError(
+            f"`neighbours` is of coder {table.coder_hash}, the index of coder {coder_hash}; "
+            "give the neighbours of the index's own coder"
+        )
+    relation = table.relation
+    return (
+        matrix_ids("neighbours.ids", table.ids, np.uint32),
+        None if relation is None else matrix_ids("neighbours.relation", relation, np.uint8),
+    )
+
+
+def core_nearest(
+    nearest: NearestWindows | None, index_hash: str
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]] | None:
+    """The windows as the core reads them.
+
+    Raises:
+        InputError: they are another index's, or no table.
+    """
+    if nearest is None:
+        return None
+    if nearest.index_hash != index_hash:
+        raise InputError(
+            f"`nearest` is of index {nearest.index_hash}, not of this one, {index_hash}; "
+            "make it again with `nearest_windows`"
+        )
+    latents = flat_ids("nearest.latents", nearest.latents, np.uint32)
+    return latents, matrix_ids("nearest.windows", nearest.windows, np.uint64)
 
 
 def core_plan(plan: SamplingPlan) -> _core.Plan:
@@ -203,7 +336,7 @@ def core_plan(plan: SamplingPlan) -> _core.Plan:
 # With the plan itself, so that its id is not given to another.
 _READ: dict[int, tuple[SamplingPlan, _core.Plan]] = {}
 _KEPT = 16
-_PER_ROW = ("latent", "start", "decile", "split", "kind", "document")
+_PER_ROW = ("latent", "start", "decile", "split", "kind", "source", "rank", "document")
 _PER_TOKEN = ("tokens", "activations", "document_start", "mask")
 _SHORTFALLS = pa.schema(
     [
@@ -228,3 +361,8 @@ def _names(codes: npt.NDArray[np.uint8]) -> pa.Array:
     """The names of kinds of negatives; null for none."""
     chosen = pa.array(codes.astype(np.int32) - 1, mask=codes == 0)
     return pa.DictionaryArray.from_arrays(chosen, pa.array(KINDS[1:])).cast(pa.string())
+
+
+def _known(values: npt.NDArray[np.uint32], unknown: int) -> pa.Array:
+    """Numbers; null where they are unknown."""
+    return pa.array(values.astype(np.int64), mask=values == unknown)

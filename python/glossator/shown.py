@@ -195,14 +195,20 @@ class _Contexts:
 
 
 def example_ids(examples: Examples, index: Index, hookpoint: str) -> list[str]:
-    """An id for each row: the same window of the same latent has the same id in any draw."""
+    """An id for each row: the same window of the same latent has the same id in any draw.
+
+    A negative's kind, source and rank are part of it: another table of neighbours may find the same
+    window at another rank.
+    """
     width = examples.tokens.shape[1]
-    rows = zip(
-        examples.latent.tolist(), examples.start.tolist(), examples.kind.tolist(), strict=True
-    )
+    names = ("latent", "start", "kind", "source", "rank")
+    rows = zip(*(getattr(examples, name).tolist() for name in names), strict=True)
     return [
-        content_id("example", index.hash, hookpoint, latent, start, width, kind)
-        for latent, start, kind in rows
+        content_id(
+            *("example", index.hash, hookpoint, latent, start, width, kind),
+            *((source, rank) if rank else ()),
+        )
+        for latent, start, kind, source, rank in rows
     ]
 
 

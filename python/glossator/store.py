@@ -30,7 +30,7 @@ __all__ = ["SCHEMA_VERSION", "Rows", "Store"]
 Rows: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 """What a table takes: records, mappings by column, or Arrow."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATABASE = "run.db"
 LOCK = "run.lock"
 
@@ -60,8 +60,14 @@ def _create(name: str) -> str:
     return f'CREATE TABLE IF NOT EXISTS "{name}" ({columns}, PRIMARY KEY ({key}))'
 
 
+def _name_sources(database: sqlite3.Connection) -> None:
+    """Version 2: an example says from which latent it was drawn, and at which rank."""
+    for column in ("source_latent", "source_rank"):
+        database.execute(f'ALTER TABLE "examples" ADD COLUMN "{column}" INTEGER')
+
+
 # By version: what turns a database of that version into one of the next.
-_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _name_sources}
 
 
 def _journal_mode(path: Path) -> str:
@@ -245,12 +251,14 @@ class Store:
         for row in rows:
             values = row.model_dump(mode="json") if isinstance(row, Record) else row
             encoded.append([_encode(values.get(field.name), field) for field in schema])
+        # By name: a migrated table has its newer columns at the end.
+        columns = ", ".join(f'"{field.name}"' for field in schema)
         places = ", ".join("?" * len(schema))
         with self._writing(f"table `{name}`"), self._transaction():
             if replace:
                 self._database.execute(f'DELETE FROM "{name}"')
             self._database.executemany(
-                f'INSERT OR REPLACE INTO "{name}" VALUES ({places})', encoded
+                f'INSERT OR REPLACE INTO "{name}" ({columns}) VALUES ({places})', encoded
             )
 
     def table(self, name: str, where: str = "", parameters: tuple[object, ...] = ()) -> pa.Table:

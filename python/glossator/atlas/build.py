@@ -29,9 +29,10 @@ from glossator.atlas.columns import METRICS, Explainer, LatentColumns, explainer
 from glossator.atlas.examples import draw
 from glossator.atlas.firing import AtlasIndex, AtlasText
 from glossator.atlas.pack import encode, pack, shorten
-from glossator.atlas.pages import choose_pages, page_data, running_rules
+from glossator.atlas.pages import choose_pages, near_data, page_data, running_rules
 from glossator.atlas.summary import Fact, explainer_facts, latent_facts
 from glossator.errors import InputError
+from glossator.neighbours import Neighbours
 from glossator.progress import SILENT, Progress
 
 __all__ = ["build_atlas"]
@@ -126,6 +127,7 @@ def build_atlas(
     hookpoint: str | None = None,
     run_info: Mapping[str, object] | None = None,
     protocols: pa.Table | None = None,
+    neighbours: Neighbours | None = None,
     seed: int = 0,
     pages: Sequence[int] | None = None,
     max_pages: int = 10_000,
@@ -147,6 +149,7 @@ def build_atlas(
         run_info: what the header says: `subject`, `coder` and `corpus` (strings), `notes` (strings,
             shown as cautions), and anything else under its own key in the details.
         protocols: the table `protocols`, which names the judge beside its scores.
+        neighbours: the nearest latents of each, which its page then links to.
         seed: of the examples and of the choice of pages.
         pages: latents whose pages the file holds. None: all, or above `max_pages` a draw by seed.
         max_pages: how many pages one file holds at most.
@@ -163,6 +166,11 @@ def build_atlas(
     hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
     run_info = {"activation precision": index.precision, **(run_info or {})}
     L = int(index.n_latents)
+    if neighbours is not None and neighbours.n_latents != L:
+        raise InputError(
+            f"neighbours of {neighbours.n_latents} latents; the index has {L}: they belong to "
+            "another coder"
+        )
     latents = _of_hookpoint(latents, "latents", hookpoint, L)
     explanations = _of_hookpoint(explanations, "explanations", hookpoint, L)
     rows = latent_columns(latents, L)
@@ -177,11 +185,13 @@ def build_atlas(
         top = np.asarray(index.summary()["max_activation"], np.float32)
         drawn = draw(index, text, chosen, top=top, rules=rules, bar=bar, seed=seed)
         meta, arrays = page_data(chosen, rows, explanations, scores, protocols, text)
+        near, nearest = near_data(chosen, neighbours)
         limits = np.asarray(index.deciles(), np.float32)[chosen.astype(np.int64)]
         bounds = np.searchsorted(drawn.latent, np.append(chosen, np.uint32(L)))
         pages_blob = pack(
-            meta | {"width": drawn.width, "strings": drawn.strings},
+            meta | near | {"width": drawn.width, "strings": drawn.strings},
             arrays
+            | nearest
             | {
                 "deciles": limits,
                 "max_activation": top[chosen.astype(np.int64)],

@@ -124,12 +124,18 @@ def latent_columns(latents: pa.Table, n_latents: int) -> LatentColumns:
 
 
 def _first(explanations: pa.Array, scores: pa.Table, scorer: str, metric: str) -> pa.Table:
-    """The first score of each explanation over all deciles, beside the explanation's row."""
+    """The first score of each explanation over all deciles, beside the explanation's row.
+
+    That of all kinds of negatives together goes before those of one kind.
+    """
     chosen = scores.filter(
         pc.and_(
             pc.and_(pc.equal(scores["scorer"], scorer), pc.equal(scores["metric"], metric)),
             pc.equal(scores["decile"], 0),
         )
+    )
+    chosen = chosen.take(
+        pa.array(np.argsort(pc.not_equal(chosen["kind"], "all").fill_null(True), kind="stable"))
     )
     row = pc.index_in(chosen["explanation_id"], value_set=explanations)
     chosen = chosen.append_column("row", row).filter(pc.is_valid(row))

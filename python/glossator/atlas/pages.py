@@ -1,8 +1,9 @@
-"""What the page of a latent says beside its examples: explanations, rules, scores, logits.
+"""What the page of a latent says beside its examples: explanations, scores, logits, neighbours.
 
     chosen = choose_pages(rows, pages=None, max_pages=10_000, seed=0)
     rules = running_rules(explanations, known)
     meta, arrays = page_data(chosen, rows, explanations, scores, protocols, text)
+    near, arrays = near_data(chosen, neighbours)
 
 Names of tokens are stored once; the rows of the table of scores become arrays, grouped by
 explanation.
@@ -23,11 +24,15 @@ from glossator.atlas.columns import Explainer, LatentColumns
 from glossator.atlas.firing import AtlasText
 from glossator.atlas.pack import shorten
 from glossator.errors import InputError
+from glossator.neighbours import RELATIONS, Neighbours
 from glossator.records import Near, Rule
 
-__all__ = ["choose_pages", "page_data", "running_rules"]
+__all__ = ["choose_pages", "near_data", "page_data", "running_rules"]
 
 Array = npt.NDArray[Any]
+
+_NEAR = 8
+"""Neighbours that a page names."""
 
 
 def choose_pages(
@@ -264,3 +269,23 @@ def page_data(
     }
     bounds = np.searchsorted(_count(mine["page"]), np.arange(len(chosen) + 1))
     return meta, {"page_latent": chosen, "page_explanations": bounds.astype(np.uint32), **arrays}
+
+
+def near_data(
+    chosen: Array, neighbours: Neighbours | None
+) -> tuple[dict[str, object], dict[str, Array]]:
+    """The JSON and the arrays of each page's nearest latents; no arrays where none are known.
+
+    `near_id` (2^32 - 1: none), `near_cosine` and `near_relation`, `near` of each for each page.
+    """
+    if neighbours is None:
+        return {"near": 0, "relations": []}, {}
+    rows = chosen.astype(np.int64)
+    ids = neighbours.ids[rows, :_NEAR]
+    arrays = {
+        "near_id": ids,
+        "near_cosine": shorten(np.nan_to_num(neighbours.cosines[rows, :_NEAR])),
+    }
+    if neighbours.relation is not None:
+        arrays["near_relation"] = neighbours.relation[rows, :_NEAR]
+    return {"near": ids.shape[1], "relations": list(RELATIONS)}, arrays

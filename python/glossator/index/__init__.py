@@ -11,9 +11,10 @@ replaced atomically. A build that was killed is run again from the start: what i
 compared and skipped, and the result has the same bytes.
 """
 
+from glossator.index.answers import Histogram, Top
 from glossator.index.files import Segment
 from glossator.index.parts import compact, join
-from glossator.index.reader import Histogram, Index, Top, document_sides
+from glossator.index.reader import Index, document_sides
 from glossator.index.writer import NO_DOCUMENT, NO_LATENT, IndexWriter
 
 __all__ = [

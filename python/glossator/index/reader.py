@@ -9,49 +9,32 @@ examples = index.sample([17], SamplingPlan(), seed=0)
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from glossator import _core
-from glossator.arrays import Array, flat_ids, to_numpy, whole
-from glossator.cooccurrence import Cooccurrence
+from glossator.arrays import Array, flat_ids, matrix_ids, to_numpy, whole
+from glossator.cooccurrence import Coactivation, Cooccurrence
 from glossator.errors import InputError
+from glossator.index.answers import Histogram, Top
 from glossator.index.files import Segment, bits_per_posting, read_segments, sizes
 from glossator.progress import SILENT, Progress
-from glossator.sampling import SPLITS, Examples, SamplingPlan, core_plan
+from glossator.sampling import (
+    SPLITS,
+    Examples,
+    NearestWindows,
+    NeighbourTable,
+    SamplingPlan,
+    core_nearest,
+    core_neighbours,
+    core_plan,
+)
 
-__all__ = ["Histogram", "Index", "Top", "document_sides"]
+__all__ = ["Index", "document_sides"]
 
 _DEFAULT = SamplingPlan()
-
-
-class Top(NamedTuple):
-    """The strongest windows of some latents: m rows, by latent, the strongest first."""
-
-    latent: npt.NDArray[np.uint32]
-    """[m] latent."""
-    start: npt.NDArray[np.uint64]
-    """[m] position of the window's first token."""
-    activation: npt.NDArray[np.float32]
-    """[m] the window's largest activation."""
-    exact: npt.NDArray[np.bool_]
-    """[m] True: exact in bf16, and ordered by it; else within 1/32, ordered by its 8-bit code, and
-    of equal codes by position."""
-
-
-class Histogram(NamedTuple):
-    """How strong the windows of some latents are: m rows, by latent, the strongest first."""
-
-    latent: npt.NDArray[np.uint32]
-    """[m] latent."""
-    code: npt.NDArray[np.uint16]
-    """[m] 8-bit code of the windows' largest activations, 16 to an octave."""
-    activation: npt.NDArray[np.float32]
-    """[m] the activation that stands for the code, within 1/32."""
-    windows: npt.NDArray[np.uint64]
-    """[m] how many windows."""
 
 
 class Index:
@@ -249,7 +232,13 @@ class Index:
         return self._core.summary()
 
     def sample(
-        self, latents: npt.ArrayLike, plan: SamplingPlan | None = None, seed: int = 0
+        self,
+        latents: npt.ArrayLike,
+        plan: SamplingPlan | None = None,
+        seed: int = 0,
+        *,
+        neighbours: NeighbourTable | None = None,
+        nearest: NearestWindows | None = None,
     ) -> Examples:
         """Draw examples of some latents; one asked for twice is drawn once.
 
@@ -257,13 +246,20 @@ class Index:
             latents: [n] latent ids.
             plan: What to draw; `SamplingPlan()` if None.
             seed: Any seed from 0 to 2^64 - 1.
+            neighbours: For negatives of the decoder kinds.
+            nearest: For negatives of kind `embedding`.
 
         Raises:
-            InputError: The index has no such latent, or the plan's length is above a context's.
+            InputError: The index has no such latent, the plan's length is above a context's, or
+                a table that the plan needs is missing, too small, or of another coder or index.
         """
         plan = _DEFAULT if plan is None else plan
         columns = self._core.sample(
-            flat_ids("latents", latents, np.uint32), core_plan(plan), whole("seed", seed, 2**64)
+            flat_ids("latents", latents, np.uint32),
+            core_plan(plan),
+            whole("seed", seed, 2**64),
+            core_neighbours(neighbours, self.attributes.get("coder_hash", "")),
+            core_nearest(nearest, self.hash),
         )
         return Examples(
             **columns,
@@ -302,6 +298,21 @@ class Index:
         columns = self._core.cooccurrence(ids, top, unit == "window", memory)
         shape = (len(ids), top)
         return Cooccurrence(ids, **{name: flat.reshape(shape) for name, flat in columns.items()})
+
+    def coactivation(self, latents: npt.ArrayLike, neighbours: npt.ArrayLike) -> Coactivation:
+        """How often some latents are active together with given neighbours, per window; exact.
+
+        Args:
+            latents: [n] latent ids.
+            neighbours: [n, k] latent ids; `NO_NEIGHBOUR`: none.
+
+        Raises:
+            InputError: The index has no such latent, or the shapes do not match.
+        """
+        ids = flat_ids("latents", latents, np.uint32)
+        others = matrix_ids("neighbours", neighbours, np.uint32)
+        columns = self._core.coactivation(ids, others)
+        return Coactivation(**{name: flat.reshape(others.shape) for name, flat in columns.items()})
 
     def segments(self) -> list[Segment]:
         """The segments, in the order of their contexts, with the sizes of their files.

@@ -1,4 +1,4 @@
-"""From corpus to index: subject model, sparse coder, every activation, triage.
+"""From corpus to index: subject model, sparse coder, every activation, neighbours, triage.
 
 with Run.create(RunConfig(), "run") as run:
 index = harvest_stage(run)
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from glossator.errors import InputError
 from glossator.index import Index
+from glossator.neighbours import Neighbours
 from glossator.progress import SILENT, Progress
 from glossator.runs import Run
 from glossator.triage import triage
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["harvest_stage"]
 
+_NEIGHBOURS = 32
+"""Neighbours of each latent that are kept, where there are so many."""
+
 
 def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
-    """Corpus to index: subject model, sparse coder, every activation, triage.
+    """Corpus to index: subject model, sparse coder, every activation, neighbours, triage.
 
     Raises:
         InputError: a corpus, subject, hookpoint or coder that is not there or does not fit.
@@ -96,6 +101,10 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             "coder": coder.describe(),
             "coder_source": config.coder.path or "trained on this corpus",
         }
+    # Before triage, whose end is that of the whole.
+    if not run.done("neighbours") and index.n_latents > 1:
+        with run.stage("neighbours") as facts:
+            facts |= _neighbours(run, index, coder, progress)
     with run.stage("triage"):
         _triage(run, index, subject, coder)
     for left in run.path.glob("hidden.f32*"):
@@ -164,6 +173,19 @@ def _trained(
     if hidden is None and (run.path / "hidden.f32").is_file():
         collected()  # An attempt that was broken off after training has left them.
     return coder, hidden
+
+
+def _neighbours(run: Run, index: Index, coder: SparseCoder, progress: Progress) -> dict[str, Any]:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        near = Neighbours.of(coder, min(_NEIGHBOURS, index.n_latents - 1), progress=progress)
+    near = near.with_index(index)
+    near.write(run.path / "neighbours.parquet")
+    return {
+        "k": near.k,
+        "relations": near.relation_counts(),
+        "notes": [str(warning.message) for warning in said],
+    }
 
 
 def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> None:

@@ -37,10 +37,13 @@ def atlas_stage(
     run.require("harvest")
     out = run.path / "atlas.html"
     tables = {name: run.table(name) for name in ("latents", "explanations", "scores", "protocols")}
+    near = run.neighbours
+    known = [] if near is None else [(near.coder_hash, near.index_hash, near.k)]
     shown = content_id(
         pages and list(pages),
         run.config.atlas.model_dump(),
         {name: _hash(table) for name, table in tables.items()},
+        *known,
     )
     if out.is_file() and run.store.fact("atlas") == shown:
         return out
@@ -52,6 +55,7 @@ def atlas_stage(
             hookpoint=run.hookpoint,
             run_info={**run.description(), "notes": run.notes() + judge_notes(run)},
             seed=run.config.seed,
+            neighbours=near,
             pages=pages,
             max_pages=run.config.atlas.max_pages,
             progress=progress,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow.compute as pc
 
+from glossator import embeddings
 from glossator.errors import InputError
 from glossator.explain import Delimited, explain
 from glossator.explain.rules import RuleOptions, learn_rules
@@ -23,7 +24,8 @@ from glossator.pipeline.results import is_complete, missing
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, LedgerEntry, Protocol
 from glossator.runs import Run
-from glossator.score import score, scoring_protocol, settled
+from glossator.sampling import NegativePlan, SamplingPlan
+from glossator.score import SCORING_PLAN, score, scoring_protocol, settled
 from glossator.score.corpus import score_rules
 
 if TYPE_CHECKING:
@@ -87,13 +89,16 @@ class Judging:
     def check(self) -> None:
         """Refuse a judge that cannot be used before anything else is done for it.
 
-        A local one is started only when it is asked, but must be installed.
+        A local one is started only when it is asked, but must be installed; so must what embeds.
 
         Raises:
-            InputError: what it needs is not installed.
+            InputError: what is needed is not installed.
             JudgeError: the server is not there, or refuses the key or the model.
         """
-        if self._run.config.judge.url == "local":
+        settings = self._run.config
+        if "embedding" in settings.score.kinds():
+            embeddings.refuse_missing(settings.score.embedding_model)
+        if settings.judge.url == "local":
             from glossator.judges.local import refuse_missing
 
             refuse_missing()
@@ -225,9 +230,16 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         # Too much is missing: what failed by the model's fault gets another chance, too.
         failed = stored.filter(pc.is_valid(stored["failure"]))["prompt_id"].to_pylist()
         skip -= set(failed)
+    plan = _scoring_plan(run)
+    sources = _sources(run, sorted({one.latent for one in explanations}), progress)
     # Before the first verdict, which names it.
     protocol = scoring_protocol(
-        run.index, judge.name, seed=run.config.seed, provenance=_provenance(run)
+        run.index,
+        judge.name,
+        plan=plan,
+        seed=run.config.seed,
+        provenance=_provenance(run),
+        **sources,
     )
     run.store.add("protocols", [protocol])
     scored = score(
@@ -235,6 +247,8 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         explanations,
         judge=judge,
         text=run.text,
+        plan=plan,
+        **sources,
         seed=run.config.seed,
         sink=lambda verdicts: run.store.add("verdicts", verdicts),
         skip=skip,
@@ -252,6 +266,40 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         "missing": scored.missing,
         "again": any(failure.split(":")[0] in TRANSIENT for failure in failures),
     }
+
+
+def _scoring_plan(run: Run) -> SamplingPlan:
+    """The judge's examples, with the negatives that the settings name."""
+    negatives = tuple(NegativePlan(**one.model_dump()) for one in run.config.score.negatives)
+    return SCORING_PLAN.model_copy(update={"negatives": negatives})
+
+
+def _sources(run: Run, latents: list[int], progress: Progress) -> dict[str, Any]:
+    """What some kinds of negatives are drawn from: `neighbours`, `nearest`.
+
+    Raises:
+        InputError: the run has no neighbours, or what embeds is not installed.
+    """
+    settings, sources = run.config.score, dict[str, Any]()
+    if settings.kinds() & {"decoder", "decoder_unfiltered"}:
+        sources["neighbours"] = run.neighbours
+        if sources["neighbours"] is None:
+            raise InputError(
+                f"{run.path}: `neighbours.parquet` is missing; run `glossator neighbours {run.path}"
+                f" -k 32 --index {run.path}/index --out {run.path}/neighbours.parquet`"
+            )
+    if "embedding" in settings.kinds():
+        with run.stage("embeddings"):
+            sources["nearest"] = embeddings.nearest_windows(
+                run.index,
+                latents,
+                run.text,
+                model=settings.embedding_model,
+                max_windows=settings.embedding_windows,
+                seed=run.config.seed,
+                progress=progress,
+            )
+    return sources
 
 
 def _book(run: Run, entry: LedgerEntry) -> None:

@@ -3,6 +3,7 @@
     scored = score(index, explanations, judge=judge, text=text)
     scored.scores                             # Arrow, with intervals
     scores_from(verdicts, examples)           # the arithmetic alone
+    specificity_by_rank(verdicts, examples)   # against the distance of neighbours
     for line in summary(scored.scores):
         print(line)
 
@@ -19,10 +20,11 @@ from glossator.index import Index
 from glossator.judges.base import Judge, run_sync
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation
-from glossator.sampling import SamplingPlan
-from glossator.score.asking import Scored, Sink, ascore, firing_rates, settled
-from glossator.score.classification import scores_from
+from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
+from glossator.score.asking import Sink, ascore
+from glossator.score.classification import scores_from, specificity_by_rank
 from glossator.score.protocol import SCORERS, SCORING_PLAN, ScoringOptions, scoring_protocol
+from glossator.score.scored import Scored, firing_rates, settled
 from glossator.score.summary import CHANCE, Summary, summary
 from glossator.text import TokenText
 
@@ -39,6 +41,7 @@ __all__ = [
     "scores_from",
     "scoring_protocol",
     "settled",
+    "specificity_by_rank",
     "summary",
 ]
 
@@ -58,6 +61,8 @@ def score(
     skip: Collection[str] | None = None,
     stored: pa.Table | None = None,
     provenance: Mapping[str, str] | None = None,
+    neighbours: NeighbourTable | None = None,
+    nearest: NearestWindows | None = None,
     progress: Progress = SILENT,
 ) -> Scored:
     """Score explanations by a judge; see `ascore`."""
@@ -75,6 +80,8 @@ def score(
         skip=skip,
         stored=stored,
         provenance=provenance,
+        neighbours=neighbours,
+        nearest=nearest,
         progress=progress,
     )
     return run_sync(work, judge, "ascore")

@@ -13,17 +13,17 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import pyarrow as pa
 
 from glossator.errors import InputError
 from glossator.index import Index
-from glossator.judges.base import TRANSIENT, Answer, Failure, Job, Judge, Usage, answer_all
+from glossator.judges.base import Answer, Failure, Job, Judge, Usage, answer_all
 from glossator.progress import SILENT, Bar, Progress
 from glossator.records import TABLES, Explanation, LedgerEntry, Protocol, Score, Verdict
-from glossator.sampling import Examples, SamplingPlan
+from glossator.sampling import Examples, NearestWindows, NeighbourTable, SamplingPlan
 from glossator.score import detection, fuzzing
 from glossator.score.classification import score_table, scores_from
 from glossator.score.protocol import (
@@ -43,10 +43,11 @@ from glossator.score.questions import (
     questions,
     verdicts_of,
 )
+from glossator.score.scored import Scored, firing_rates, settled
 from glossator.shown import example_ids, example_rows, show
 from glossator.text import TokenText
 
-__all__ = ["Scored", "ascore", "firing_rates", "settled"]
+__all__ = ["ascore"]
 
 _CHUNK = 16
 _ASK_AGAIN = ("malformed", "truncated", "empty")
@@ -56,56 +57,6 @@ _SHORTFALLS = pa.schema(
 )
 
 Sink = Callable[[list[Verdict]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Verdicts and what they amount to."""
-
-    verdicts: pa.Table
-    """The run's table `verdicts`: those of this call and those that were `stored`."""
-    scores: pa.Table
-    """The run's table `scores`."""
-    examples: pa.Table
-    """The run's table `examples`: what was drawn for the scorers."""
-    protocol: Protocol
-    """How it was asked."""
-    usage: tuple[LedgerEntry, ...]
-    """Requests, tokens and seconds of this call, one line a scorer."""
-    shortfalls: pa.Table
-    """Latents with fewer examples than planned: latent, what (`score`: activating windows, a kind
-    of negatives, or `wrong marks`: windows with enough silent tokens), wanted, found."""
-
-    @property
-    def missing(self) -> int:
-        """Verdicts asked for and not obtained."""
-        return int(self.verdicts["answer"].null_count)
-
-
-def settled(verdicts: pa.Table) -> set[str]:
-    """Ids of the prompts that need not be asked again.
-
-    A prompt is settled if it was answered, or failed by the model's fault, which at temperature 0
-    would be the same again; one that failed by the server's fault is not.
-    """
-    failed = {
-        prompt
-        for prompt, failure in zip(
-            verdicts["prompt_id"].to_pylist(), verdicts["failure"].to_pylist(), strict=True
-        )
-        if failure is not None and failure.split(":")[0] in TRANSIENT
-    }
-    return set(verdicts["prompt_id"].to_pylist()) - failed
-
-
-def firing_rates(index: Index, explanations: Sequence[Explanation]) -> dict[str, float]:
-    """For each explanation the share of the scorer's windows in which its latent is active."""
-    scoring = int(np.count_nonzero(index.eligible() & (index.sides() == 1)))
-    active = index.summary()["windows_scoring"]
-    return {
-        explanation.explanation_id: int(active[explanation.latent]) / max(scoring, 1)
-        for explanation in explanations
-    }
 
 
 async def ascore(
@@ -123,6 +74,8 @@ async def ascore(
     skip: Collection[str] | None = None,
     stored: pa.Table | None = None,
     provenance: Mapping[str, str] | None = None,
+    neighbours: NeighbourTable | None = None,
+    nearest: NearestWindows | None = None,
     progress: Progress = SILENT,
 ) -> Scored:
     """Score explanations on the score side of the index.
@@ -145,6 +98,8 @@ async def ascore(
             `scores_from` on all its verdicts.
         stored: verdicts of earlier calls, which count as if they came now.
         provenance: `coder_hash`, `tokenizer_hash`, `corpus_hash` for the protocol.
+        neighbours: for a plan with negatives of the decoder kinds.
+        nearest: for one with negatives of kind `embedding`.
         progress: shows how many prompts are done.
 
     Raises:
@@ -164,7 +119,14 @@ async def ascore(
     begun = time.perf_counter()
     await judge.check()
     protocol = scoring_protocol(
-        index, judge.name, plan=plan, options=options, seed=seed, provenance=provenance
+        index,
+        judge.name,
+        plan=plan,
+        options=options,
+        seed=seed,
+        provenance=provenance,
+        neighbours=neighbours,
+        nearest=nearest,
     )
     stored = TABLES["verdicts"].empty_table() if stored is None else stored
     skip = settled(stored) if skip is None else frozenset(skip)
@@ -177,7 +139,8 @@ async def ascore(
     with progress.stage("score", total=total, unit="prompts") as bar:
         for note in judge.notes:
             bar.note(note)
-        asked = _Asked(index, explanations, text, hookpoint, plan, options, protocol, sink, bar)
+        draw = partial(index.sample, plan=plan, seed=seed, neighbours=neighbours, nearest=nearest)
+        asked = _Asked(index, explanations, text, hookpoint, draw, options, protocol, sink, bar)
         asked.skip, asked.planned = skip, planned
         await answer_all(judge, asked.jobs(), asked.handle)
     return asked.scored(stored, time.perf_counter() - begun)
@@ -195,14 +158,14 @@ class _Asked:
         explanations: Sequence[Explanation],
         text: TokenText,
         hookpoint: str,
-        plan: SamplingPlan,
+        draw: Callable[[Sequence[int]], Examples],
         options: ScoringOptions,
         protocol: Protocol,
         sink: Sink | None,
         bar: Bar,
     ) -> None:
         self._index, self._text, self._hookpoint = index, text, hookpoint
-        self._plan, self._options, self._protocol = plan, options, protocol
+        self._sample, self._options, self._protocol = draw, options, protocol
         self._sink, self._bar = sink, bar
         self._explanations = explanations
         self._verdicts: list[Verdict] = []
@@ -231,7 +194,7 @@ class _Asked:
                             yield job
 
     def _draw(self, latents: Sequence[int]) -> dict[int, list[Window]]:
-        examples = self._index.sample(latents, self._plan, self._protocol.seed)
+        examples = self._sample(latents)
         self._shortfalls += [
             row for row in examples.shortfalls.to_pylist() if row["what"] != "explain"
         ]

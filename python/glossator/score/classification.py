@@ -2,17 +2,23 @@
 
     scores = scores_from(verdicts, examples)               # Arrow in, Arrow out
     scores_from(verdicts, examples, firing_rates={...})    # precision and F1 as in the wild, too
+    specificity_by_rank(verdicts, examples)                # against the distance of neighbours
 
 Balanced accuracy is (mean of the deciles' recalls + specificity) / 2. Each part has Wilson's
 interval on n ÷ design effect with Student's t on clusters − 1, the clusters being prompts, and the
 two are joined by MOVER (Newcombe 1998; Zou and Donner 2008). Verdicts that are missing count as
 missing: never as right, never as wrong.
+
+Where the negatives are of several kinds, the figures that depend on them are given for each kind,
+too, beside those of `kind` all. Precision and F1 at a firing rate stand on random negatives alone:
+the harder kinds are not met as often in the wild as they were drawn.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +29,15 @@ from glossator.errors import InputError
 from glossator.records import TABLES, Score
 from glossator.score.shares import Figure, joined, natural, ratio_figure, share_figure
 
-__all__ = ["MAX_MISSING", "MIN_NEGATIVE", "MIN_POSITIVE", "Judged", "scores_from", "scores_of"]
+__all__ = [
+    "MAX_MISSING",
+    "MIN_NEGATIVE",
+    "MIN_POSITIVE",
+    "Judged",
+    "scores_from",
+    "scores_of",
+    "specificity_by_rank",
+]
 
 MAX_MISSING = 0.2
 """With a larger share of the verdicts missing there is no score."""
@@ -49,6 +63,10 @@ class Judged:
     """[n] number of the prompt."""
     n_missing: int = 0
     """Verdicts without an answer."""
+    kind: npt.NDArray[np.object_] | None = None
+    """[n] kind of negative; empty for what is none, or where it is not known. None: of no row."""
+    missing_of: Mapping[str, int] = field(default_factory=dict)
+    """Those of `n_missing` that are on negatives, by kind."""
 
     @property
     def correct(self) -> Bools:
@@ -57,7 +75,24 @@ class Judged:
 
     def where(self, rows: Bools) -> Judged:
         """Some of the verdicts."""
-        return Judged(self.truth[rows], self.answer[rows], self.decile[rows], self.prompt[rows], 0)
+        kind = None if self.kind is None else self.kind[rows]
+        return Judged(
+            self.truth[rows], self.answer[rows], self.decile[rows], self.prompt[rows], 0, kind
+        )
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of negatives that were asked about, where they are known."""
+        answered = set() if self.kind is None else set(self.kind[~self.truth].tolist())
+        return sorted((answered | self.missing_of.keys()) - {""})
+
+    def against(self, *kinds: str) -> Judged:
+        """The activating examples, and of the negatives those of some kinds."""
+        if self.kind is None:
+            return self
+        others = sum(n for kind, n in self.missing_of.items() if kind not in kinds)
+        part = self.where(self.truth | np.isin(self.kind.astype(np.str_), kinds))
+        return replace(part, n_missing=self.n_missing - others)
 
     def refusal(self) -> str | None:
         """Why these verdicts carry no score; None where they do."""
@@ -112,6 +147,9 @@ _METRICS: Mapping[str, Callable[[Judged], Figure]] = {
     "sampled_f1": _sampled_f1,
 }
 
+_OF_NEGATIVES = ("balanced_accuracy", "specificity", "accuracy", "sampled_precision", "sampled_f1")
+"""The figures that depend on the negatives."""
+
 
 def scores_of(
     judged: Judged,
@@ -123,6 +161,9 @@ def scores_of(
 ) -> list[Score]:
     """All figures of one explanation by one scorer.
 
+    Those that depend on negatives are given for each kind of them, too, if there are several. Then
+    precision and F1 at the firing rate are those against random ones.
+
     Args:
         judged: its verdicts.
         explanation_id: for the rows.
@@ -132,12 +173,13 @@ def scores_of(
             F1 at that rate; None leaves them out.
     """
 
-    def row(metric: str, figure: Figure, part: Judged, decile: int = 0) -> Score:
+    def row(metric: str, figure: Figure, part: Judged, decile: int = 0, kind: str = "all") -> Score:
         return Score(
             explanation_id=explanation_id,
             protocol_id=protocol_id,
             scorer=scorer,
             metric=metric,
+            kind=kind,
             decile=decile,
             value=figure.value,
             low=figure.low,
@@ -160,12 +202,19 @@ def scores_of(
     ]
     if firing_rate is not None:
         seed = int(explanation_id[:15], 16) if _is_hex(explanation_id) else 0
+        wild = judged.against("random", "")
         precision, f1 = (
-            natural(judged.truth, judged.answer, firing_rate, seed)
+            natural(wild.truth, wild.answer, firing_rate, seed)
             if refusal is None
             else (Figure(reason=refusal),) * 2
         )
-        rows += [row("precision", precision, judged), row("f1", f1, judged)]
+        rows += [row("precision", precision, wild), row("f1", f1, wild)]
+    for kind in judged.kinds if len(judged.kinds) > 1 else ():
+        part = judged.against(kind)
+        reason = part.refusal()
+        for metric in _OF_NEGATIVES:
+            figure = Figure(reason=reason) if reason else _METRICS[metric](part)
+            rows.append(row(metric, figure, part, kind=kind))
     for decile in range(1, 11):
         part = judged.where(judged.decile == decile)
         if len(part.truth):
@@ -196,9 +245,11 @@ def scores_from(
     Args:
         verdicts: columns `explanation_id`, `protocol_id`, `scorer`, `example_id`, `prompt_id`,
             `truth` and `answer` (null: missing) of the run's table; others are not looked at.
-        examples: columns `example_id` and `decile`.
+        examples: columns `example_id` and `decile`, and `kind`, if the kinds of negatives are to be
+            told apart.
         firing_rates: for each explanation id the share of the scorer's windows in which its latent
-            is active; gives precision and F1 at that rate, for detection.
+            is active; gives precision and F1 at that rate, for detection. They stand on random
+            negatives alone (and those of unknown kind): no other kind is drawn at a natural rate.
 
     Returns:
         Rows of the run's table `scores`, by explanation, protocol and scorer.
@@ -206,24 +257,16 @@ def scores_from(
     Raises:
         InputError: a column is missing, or a verdict is on an example that is not there.
     """
-    for name, table, needed in (
-        ("verdicts", verdicts, ("explanation_id", "protocol_id", "scorer", "truth", "answer")),
-        ("verdicts", verdicts, ("example_id", "prompt_id")),
-        ("examples", examples, ("example_id", "decile")),
-    ):
-        for column in needed:
-            if column not in table.column_names:
-                raise InputError(f"table `{name}`: column `{column}` is missing")
+    needed = ("explanation_id", "protocol_id", "scorer", "truth", "answer")
+    _need("verdicts", verdicts, (*needed, "example_id", "prompt_id"))
+    _need("examples", examples, ("example_id", "decile"))
     # Answers arrive in any order; sums of floats are the same in one order alone.
     verdicts = verdicts.sort_by([("prompt_id", "ascending"), ("example_id", "ascending")])
-    deciles = dict(
-        zip(examples["example_id"].to_pylist(), examples["decile"].to_pylist(), strict=True)
-    )
-    try:
-        decile = np.array([deciles[key] for key in verdicts["example_id"].to_pylist()], np.int64)
-    except KeyError as error:
-        raise InputError(f"table `examples`: `{error.args[0]}` is judged but not there") from error
+    decile = np.array(_of_examples(verdicts, examples, "decile"), np.int64)
     truth = np.array(verdicts["truth"].to_pylist(), dtype=np.bool_)
+    kind = None
+    if "kind" in examples.column_names:
+        kind = np.array([k or "" for k in _of_examples(verdicts, examples, "kind")], np.object_)
     given = verdicts["answer"].to_pylist()
     answered = np.array([value is not None for value in given], dtype=np.bool_)
     answer = np.array([bool(value) for value in given], dtype=np.bool_)
@@ -231,9 +274,15 @@ def scores_from(
     rows: list[Score] = []
     for key, chosen in _groups(verdicts):
         explanation_id, protocol_id, scorer = key
-        live = chosen[answered[chosen]]
+        live, lost = chosen[answered[chosen]], chosen[~answered[chosen]]
         judged = Judged(
-            truth[live], answer[live], decile[live], prompt[live], len(chosen) - len(live)
+            truth[live],
+            answer[live],
+            decile[live],
+            prompt[live],
+            len(lost),
+            None if kind is None else kind[live],
+            {} if kind is None else Counter(kind[lost[~truth[lost]]].tolist()),
         )
         rate = (firing_rates or {}).get(explanation_id) if scorer == "detection" else None
         rows += scores_of(
@@ -244,6 +293,82 @@ def scores_from(
             firing_rate=rate,
         )
     return score_table(rows)
+
+
+def specificity_by_rank(verdicts: pa.Table, examples: pa.Table) -> pa.Table:
+    """How many negatives were denied, by the rank at which they were drawn.
+
+    Of the decoder kinds the rank is the neighbour's, so that this is accuracy against neighbour
+    distance; of `embedding` it is the window's place in order of nearness.
+
+    Args:
+        verdicts: columns `example_id`, `prompt_id`, `truth` and `answer` of the run's table: of one
+            explanation, or of many together. Those without an answer are left out.
+        examples: columns `example_id`, `kind` and `source_rank`.
+
+    Returns:
+        `kind`, `source_rank`, `value` (the share), `low` and `high` (its 95 % interval on prompts;
+        null where all stood in one prompt), and `n` verdicts; by kind and rank.
+
+    Raises:
+        InputError: a column is missing, or a verdict is on an example that is not there.
+    """
+    _need("verdicts", verdicts, ("example_id", "prompt_id", "truth", "answer"))
+    _need("examples", examples, ("example_id", "kind", "source_rank"))
+    verdicts = verdicts.sort_by([("prompt_id", "ascending"), ("example_id", "ascending")])
+    prompt = _codes(verdicts["prompt_id"])
+    rows: dict[tuple[str, int], list[int]] = {}
+    columns = (
+        _of_examples(verdicts, examples, "kind"),
+        _of_examples(verdicts, examples, "source_rank"),
+        verdicts["truth"].to_pylist(),
+        verdicts["answer"].to_pylist(),
+    )
+    denied = np.array([answer is False for answer in columns[3]], dtype=np.bool_)
+    for number, (kind, rank, truth, answer) in enumerate(zip(*columns, strict=True)):
+        if kind is not None and rank is not None and not truth and answer is not None:
+            rows.setdefault((kind, rank), []).append(number)
+    found = []
+    for (kind, rank), chosen in sorted(rows.items()):
+        figure = share_figure(denied[chosen], prompt[chosen])
+        found.append(
+            {
+                "kind": kind,
+                "source_rank": rank,
+                "value": figure.value,
+                "low": figure.low,
+                "high": figure.high,
+                "n": len(chosen),
+            }
+        )
+    return pa.Table.from_pylist(found, schema=_BY_RANK)
+
+
+_BY_RANK = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("source_rank", pa.int64()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+
+
+def _need(name: str, table: pa.Table, columns: tuple[str, ...]) -> None:
+    for column in columns:
+        if column not in table.column_names:
+            raise InputError(f"table `{name}`: column `{column}` is missing")
+
+
+def _of_examples(verdicts: pa.Table, examples: pa.Table, name: str) -> list[Any]:
+    """A column of the examples, one entry a verdict."""
+    known = dict(zip(examples["example_id"].to_pylist(), examples[name].to_pylist(), strict=True))
+    try:
+        return [known[key] for key in verdicts["example_id"].to_pylist()]
+    except KeyError as error:
+        raise InputError(f"table `examples`: `{error.args[0]}` is judged but not there") from error
 
 
 def score_table(rows: list[Score]) -> pa.Table:

@@ -12,13 +12,20 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 
 from glossator.errors import InputError
 from glossator.index import Index
 from glossator.records import Protocol, Record, content_id
-from glossator.sampling import ExplainPlan, NegativePlan, SamplingPlan
+from glossator.sampling import (
+    ExplainPlan,
+    NearestWindows,
+    NegativePlan,
+    NeighbourTable,
+    SamplingPlan,
+)
 from glossator.score import detection, fuzzing
 
 __all__ = ["SCORERS", "SCORING_PLAN", "ScoringOptions", "check_plan", "scoring_protocol"]
@@ -31,6 +38,7 @@ SCORING_PLAN = SamplingPlan(
 )
 """Seven activating windows of each decile and twenty random silent ones."""
 
+_OF_NEIGHBOURS = {"decoder", "decoder_unfiltered"}
 _PROVENANCE = ("coder_hash", "tokenizer_hash", "corpus_hash")
 
 
@@ -75,6 +83,8 @@ def scoring_protocol(
     options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
     seed: int = 0,
     provenance: Mapping[str, str] | None = None,
+    neighbours: NeighbourTable | None = None,
+    nearest: NearestWindows | None = None,
 ) -> Protocol:
     """The protocol of a scoring: one for all its scorers.
 
@@ -85,6 +95,8 @@ def scoring_protocol(
         options: what of it is shown.
         seed: of the draw, the order and the wrong marks.
         provenance: `coder_hash`, `tokenizer_hash`, `corpus_hash`, where known.
+        neighbours: whose windows are drawn as negatives, if the plan has such.
+        nearest: which are, if the plan has such.
 
     Raises:
         InputError: `provenance` holds another name.
@@ -92,12 +104,18 @@ def scoring_protocol(
     given = dict(provenance or {})
     if unknown := set(given) - set(_PROVENANCE):
         raise InputError(f"provenance `{min(unknown)}`: unknown; known are {_PROVENANCE}")
-    drawn = plan.model_dump(mode="json", exclude={"explain"})
-    default = SCORING_PLAN.model_dump(mode="json", exclude={"explain"})
+    drawn, default = _drawn(plan), _drawn(SCORING_PLAN)
+    kinds = {negative.kind for negative in plan.negatives}
+    sources: dict[str, object] = {}
+    if neighbours is not None and kinds & _OF_NEIGHBOURS:
+        k = int(neighbours.ids.shape[1])
+        sources["neighbours"] = {"coder_hash": neighbours.coder_hash, "k": k}
+    if nearest is not None and "embedding" in kinds:
+        sources["nearest"] = {"model": nearest.model, "m": int(nearest.windows.shape[1])}
     is_default = drawn == default and options == ScoringOptions()
     return Protocol.of(
         preset="default" if is_default else "custom",
-        parameters={"window": index.window, **drawn, **options.model_dump(mode="json")},
+        parameters={"window": index.window, **drawn, **sources, **options.model_dump(mode="json")},
         prompt_hash=content_id(detection.TEMPLATE.hash, fuzzing.TEMPLATE.hash),
         judge=judge,
         seed=seed,
@@ -107,3 +125,12 @@ def scoring_protocol(
             name: importlib.metadata.version(name) for name in ("glossator", "numpy", "pyarrow")
         },
     )
+
+
+def _drawn(plan: SamplingPlan) -> dict[str, Any]:
+    """What of a plan the scorers depend on: of a list of negatives only what its kind looks at."""
+    drawn = plan.model_dump(mode="json", exclude={"explain"})
+    for negative in drawn["negatives"]:
+        if negative["kind"] not in _OF_NEIGHBOURS:
+            del negative["ranks"], negative["pool"]
+    return drawn

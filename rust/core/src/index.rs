@@ -10,7 +10,7 @@ use crate::list::Buffers;
 use crate::manifest::{Manifest, Parameters};
 use crate::ranked::Ranked;
 use crate::segment::Segment;
-use crate::sides::Sides;
+use crate::sides::Derived;
 
 thread_local! {
     /// Working memory of [`Index::postings`].
@@ -26,7 +26,7 @@ pub struct Index {
     path: PathBuf,
     manifest: Manifest,
     segments: Vec<Segment>,
-    pub(crate) derived: Sides,
+    pub(crate) derived: Derived,
 }
 
 /// The postings of one latent over the whole index.
@@ -73,7 +73,7 @@ impl Index {
                         path: path.to_owned(),
                         segments: opened?,
                         manifest,
-                        derived: Sides::default(),
+                        derived: Derived::default(),
                     });
                 }
             }

@@ -24,6 +24,7 @@
 //! | `sampling` | which windows are drawn |
 //! | `cooccurrence` | which latents are active together |
 //! | `neighbours` | which rows of a decoder point the same way |
+//! | `coactivation` | how often are the latents of given pairs |
 //! | `rules` | which predicate over tokens says when a latent is active |
 //! | `random` | why the same ones everywhere |
 #![deny(missing_docs)]
@@ -32,6 +33,7 @@ mod batch;
 mod bits;
 mod build;
 mod check;
+mod coactivation;
 pub mod code;
 mod compact;
 mod cooccurrence;
@@ -61,6 +63,7 @@ mod windows;
 mod writer;
 
 pub use batch::{Activity, Batch, NO_DOCUMENT, NO_LATENT, Values};
+pub use coactivation::Coactivation;
 pub use compact::compact;
 pub use cooccurrence::{Cooccurrence, NO_NEIGHBOUR, Unit};
 pub use error::{Error, Result};
@@ -70,7 +73,8 @@ pub use manifest::{Parameters, VERSION};
 pub use neighbours::{Compare, Nearest, neighbours};
 pub use random::document_side;
 pub use sampling::{
-    Examples, ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Shortfall,
+    Examples, ExplainKind, ExplainPlan, NO_WINDOW, NearestTable, NegativeKind, NegativePlan,
+    NeighbourTable, Plan, Shortfall, Sources,
 };
 pub use segment::Segment;
 pub use sides::{NO_SIDE, RUN};

@@ -239,6 +239,23 @@ impl<'a> Ranked<'a> {
         Ok(windows)
     }
 
+    /// The ranks of some windows (ascending) among those in which the latent is active, each with
+    /// its place in `wanted`; in no order.
+    pub(crate) fn ranks_of(&mut self, wanted: &[u64]) -> Result<Vec<(u64, usize)>> {
+        self.decode()?;
+        let mut found = Vec::with_capacity(wanted.len());
+        for piece in &self.pieces {
+            let part = &self.parts[piece.part as usize];
+            let span = piece.local as usize..(piece.local + piece.count) as usize;
+            for (&window, rank) in part.windows[span].iter().zip(piece.first..) {
+                if let Ok(place) = wanted.binary_search(&(part.first + u64::from(window))) {
+                    found.push((rank, place));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// The ranks whose maxima are known in bf16 beyond their code, ascending, with that bf16.
     ///
     /// Each rank of a lossless index; of others the strongest of either side.

@@ -8,26 +8,43 @@
 
 mod draw;
 mod examples;
+mod negatives;
+mod peaks;
 mod plan;
+mod sources;
 mod stretch;
 #[cfg(test)]
 #[allow(clippy::float_cmp)]
 mod tests;
+mod walk;
+mod words;
 
 use rayon::prelude::*;
 
 pub use examples::Examples;
+pub(crate) use peaks::{peaks, token_at};
 pub use plan::{ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Shortfall};
+pub use sources::{NO_WINDOW, NearestTable, NeighbourTable, Sources};
+pub(crate) use words::Words;
 
 use crate::error::Result;
 use crate::index::Index;
 use draw::{Draw, OfOne};
+use negatives::Marks;
 use stretch::Frame;
 
 impl Index {
     /// Draws the examples of some latents; a latent asked for twice is drawn once.
-    pub fn sample(&self, latents: &[u32], plan: &Plan, seed: u64) -> Result<Examples> {
-        plan.check(self)?;
+    ///
+    /// `sources` holds what a kind of negatives needs beside the index.
+    pub fn sample(
+        &self,
+        latents: &[u32],
+        plan: &Plan,
+        seed: u64,
+        sources: &Sources<'_>,
+    ) -> Result<Examples> {
+        plan.check(self, sources)?;
         let mut latents = latents.to_vec();
         latents.sort_unstable();
         latents.dedup();
@@ -46,13 +63,14 @@ impl Index {
             seed,
             sides,
             frame,
+            sources,
         };
         // One latent is not worth waking the other threads.
         let drawn: Vec<Result<_>> = match latents.as_slice() {
-            &[latent] => vec![draw.latent(latent, &mut Vec::new())],
+            &[latent] => vec![draw.latent(latent, &mut Marks::default())],
             latents => latents
                 .par_iter()
-                .map_init(Vec::new, |active, &latent| draw.latent(latent, active))
+                .map_init(Marks::default, |marks, &latent| draw.latent(latent, marks))
                 .collect(),
         };
         let drawn: Vec<OfOne> = drawn.into_iter().collect::<Result<_>>()?;

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::Result;
 use crate::index::Index;
 use crate::random::document_side;
+use crate::sampling::Words;
 use crate::segment::Segment;
 
 /// Tokens in a run that both sides must not share.
@@ -33,15 +34,16 @@ const HELD: u64 = 1 << 27;
 
 /// What is computed once per index.
 #[derive(Debug, Default)]
-pub(crate) struct Sides {
+pub(crate) struct Derived {
     sides: OnceLock<Vec<u8>>,
     drawable: OnceLock<Vec<u8>>,
+    pub(crate) words: OnceLock<Words>,
 }
 
 /// Some contexts of a segment.
-struct Chunk<'a> {
-    segment: &'a Segment,
-    span: Range<usize>,
+pub(crate) struct Chunk<'a> {
+    pub(crate) segment: &'a Segment,
+    pub(crate) span: Range<usize>,
 }
 
 impl Index {
@@ -197,7 +199,7 @@ impl Index {
     }
 
     /// Works on all chunks of contexts in parallel; what they give stands in their order.
-    fn in_chunks<T: Send>(
+    pub(crate) fn in_chunks<T: Send>(
         &self,
         work: impl Fn(&Chunk<'_>) -> Result<Vec<T>> + Sync + Send,
     ) -> Result<Vec<T>> {

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use glossator_core::{BOUNDARIES, Unit};
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, ToPyArray};
+use glossator_core::{BOUNDARIES, Sources, Unit};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
+    PyUntypedArrayMethods, ToPyArray,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -288,20 +291,55 @@ impl Index {
     }
 
     /// The columns of the examples that a plan draws.
-    #[pyo3(signature = (latents: "NDArray[np.uint32]", plan: "Plan", seed: "int")
-        -> "dict[str, Any]")]
+    #[pyo3(signature = (latents: "NDArray[np.uint32]", plan: "Plan", seed: "int",
+        neighbours: "tuple[NDArray[np.uint32], NDArray[np.uint8] | None] | None",
+        nearest: "tuple[NDArray[np.uint32], NDArray[np.uint64]] | None") -> "dict[str, Any]")]
     fn sample<'py>(
         &self,
         py: Python<'py>,
         latents: PyReadonlyArray1<'py, u32>,
         plan: &Plan,
         seed: u64,
+        neighbours: Option<sampling::Neighbours<'py>>,
+        nearest: Option<sampling::Nearest<'py>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let latents = contiguous("latents", latents.as_slice())?;
+        let sources = Sources {
+            neighbours: neighbours
+                .as_ref()
+                .map(sampling::neighbour_table)
+                .transpose()?,
+            nearest: nearest.as_ref().map(sampling::nearest_table).transpose()?,
+        };
         let examples = py
-            .detach(|| self.0.sample(latents, &plan.0, seed))
+            .detach(|| self.0.sample(latents, &plan.0, seed, &sources))
             .map_err(CoreError::from)?;
         sampling::columns(py, examples)
+    }
+
+    /// The figures of some latents and `k` neighbours of each, flat.
+    #[pyo3(signature = (latents: "NDArray[np.uint32]", neighbours: "NDArray[np.uint32]")
+        -> "dict[str, NDArray[Any]]")]
+    fn coactivation<'py>(
+        &self,
+        py: Python<'py>,
+        latents: PyReadonlyArray1<'py, u32>,
+        neighbours: PyReadonlyArray2<'py, u32>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let k = neighbours.shape()[1];
+        let latents = contiguous("latents", latents.as_slice())?;
+        let neighbours = contiguous("neighbours", neighbours.as_slice())?;
+        let found = py
+            .detach(|| self.0.coactivation(latents, neighbours, k))
+            .map_err(CoreError::from)?;
+        let columns = PyDict::new(py);
+        columns.set_item("both", found.both.into_pyarray(py))?;
+        columns.set_item("jaccard", found.jaccard.into_pyarray(py))?;
+        columns.set_item("npmi", found.npmi.into_pyarray(py))?;
+        columns.set_item("given", found.given.into_pyarray(py))?;
+        columns.set_item("given_back", found.given_back.into_pyarray(py))?;
+        columns.set_item("shared_tokens", found.shared_tokens.into_pyarray(py))?;
+        Ok(columns)
     }
 
     /// The columns of the neighbours by co-occurrence, flat.

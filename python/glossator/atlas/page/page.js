@@ -1,6 +1,7 @@
-// The page of one latent: explanations with their scores, activations, logits, examples.
+// The page of one latent: explanations with their scores, activations, logits, neighbours, examples.
 
 const DOCUMENT_START = 1, MASKED = 2, PADDING = 4;
+const NO_LATENT = 2 ** 32 - 1;
 const SCORE_SIDE = 1, SILENT = 2, RULE_KNOWN = 4, RULE_FIRES = 8;
 const CHANCE = { balanced_accuracy: 0.5, auroc: 0.5 };
 const FIRST = ["f1", "precision", "recall", "balanced_accuracy", "specificity", "accuracy", "auprc", "auroc", "correlation"];
@@ -52,6 +53,15 @@ class Pages {
         peak: Math.max(0, ...codes.values()), side: flags & SCORE_SIDE ? "score" : "explain",
         silent: !!(flags & SILENT), ruled: !!(flags & RULE_KNOWN), fires: !!(flags & RULE_FIRES),
       });
+    }
+    return out;
+  }
+
+  nearOf(page) {
+    const out = [];
+    for (let i = this.near * page; i < this.near * (page + 1); i++) {
+      if (this.near_id[i] === NO_LATENT) continue;
+      out.push({ latent: this.near_id[i], cosine: this.near_cosine[i], relation: this.near_relation ? this.relations[this.near_relation[i]] : "" });
     }
     return out;
   }
@@ -180,6 +190,18 @@ function logitsView(pages, page) {
   return both.length ? h("section", { class: "panel" }, h("h3", null, "Logits"), h("div", { class: "pair" }, both)) : null;
 }
 
+// By decoder direction; what the neighbour is to this latent stands beside it.
+function nearView(pages, page) {
+  const near = pages.nearOf(page);
+  if (!near.length) return null;
+  return h("section", { class: "panel" }, h("h3", null, "Nearest latents"),
+    h("p", { class: "legend" }, "by the cosine of decoder directions"),
+    h("ol", { class: "logits near" }, near.map(({ latent, cosine, relation }) =>
+      h("li", { "--share": Math.max(0, cosine) }, h("a", { href: `#latent=${latent}` }, `Latent ${latent}`),
+        relation && relation !== "independent" ? h("small", null, relation) : null,
+        h("span", { class: "number" }, cosine.toFixed(3).replace("-", "−"))))));
+}
+
 // One example; tokens are text nodes in spans, active ones can be reached with Tab and ← →.
 function exampleView(example, pages, max) {
   const tokens = pages.tokensOf(example.window, example.codes, example.fired);
@@ -248,6 +270,6 @@ function pageView(latent, table, pages, { held }) {
     h("div", { class: "panels" },
       Number.isNaN(limits[0]) ? null : h("section", { class: "panel" }, h("h3", null, "Activation"),
         h("p", { class: "legend" }, "maxima of windows; each bar holds a tenth of them"), histogram(limits)),
-      logitsView(pages, page)),
+      logitsView(pages, page), nearView(pages, page)),
     examplesView(examples, pages, max, explanations.some((e) => e.rule))];
 }

@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
-use super::plan::{ExplainKind, NegativePlan, Plan, Shortfall};
+use super::negatives::Marks;
+use super::plan::{ExplainKind, Plan, Shortfall};
+use super::sources::Sources;
 use super::stretch::{Frame, Stretches};
+use crate::batch::NO_LATENT;
 use crate::error::Result;
 use crate::index::Index;
 use crate::random::{Shuffle, key};
@@ -16,8 +19,9 @@ const STRATA: u64 = 3;
 const SCORED: u64 = 4;
 const REST: u64 = 5;
 const BINS: u64 = 6;
+pub(super) const PEAKS: u64 = 7;
 /// And upwards: one for each of a plan's lists of negatives.
-const NEGATIVE: u64 = 16;
+pub(super) const NEGATIVE: u64 = 16;
 
 /// What all latents of one call share.
 pub(super) struct Draw<'a> {
@@ -27,12 +31,13 @@ pub(super) struct Draw<'a> {
     /// The side for which each window may be drawn.
     pub(super) sides: &'a [u8],
     pub(super) frame: Frame,
+    pub(super) sources: &'a Sources<'a>,
 }
 
 /// One chosen window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drawn {
-    window: u64,
+    pub(super) window: u64,
     /// Its rank, if the latent is active in it.
     pub(super) rank: Option<u64>,
     /// The position of the first token shown.
@@ -40,6 +45,8 @@ pub(super) struct Drawn {
     pub(super) decile: u8,
     pub(super) split: u8,
     pub(super) kind: u8,
+    /// The latent from whose windows it was drawn, or none, and the rank of that; 0 if it has none.
+    pub(super) from: (u32, u32),
 }
 
 /// What was drawn of one latent.
@@ -52,18 +59,19 @@ pub(super) struct OfOne {
 }
 
 /// The rows of one latent as they are drawn.
-struct OfLatent<'a> {
-    draw: &'a Draw<'a>,
-    latent: u32,
-    ranked: Ranked<'a>,
+pub(super) struct OfLatent<'a> {
+    pub(super) draw: &'a Draw<'a>,
+    pub(super) latent: u32,
+    pub(super) ranked: Ranked<'a>,
     /// None where the windows themselves are shown.
-    stretches: Option<Stretches>,
-    rows: Vec<Drawn>,
+    pub(super) stretches: Option<Stretches>,
+    pub(super) rows: Vec<Drawn>,
+    pub(super) shortfalls: Vec<Shortfall>,
 }
 
 impl Draw<'_> {
-    /// Draws from one latent; `active` is working memory, one bit a window, all 0 between calls.
-    pub(super) fn latent(&self, latent: u32, active: &mut Vec<u64>) -> Result<OfOne> {
+    /// Draws from one latent.
+    pub(super) fn latent(&self, latent: u32, marks: &mut Marks) -> Result<OfOne> {
         let stretches = if self.frame.on_grid() {
             None
         } else {
@@ -75,38 +83,18 @@ impl Draw<'_> {
             ranked: Ranked::open(self.index, latent)?,
             stretches,
             rows: Vec::new(),
-        };
-        let mut shortfalls = Vec::new();
-        let mut before = 0;
-        let mut note = |what, wanted: usize, rows: &[Drawn]| {
-            let found = rows.len() - before;
-            before = rows.len();
-            if found < wanted {
-                shortfalls.push(Shortfall {
-                    latent,
-                    what,
-                    wanted,
-                    found,
-                });
-            }
+            shortfalls: Vec::new(),
         };
         of_latent.explain()?;
-        note("explain", self.plan.explain.n, &of_latent.rows);
+        of_latent.note("explain", self.plan.explain.n, 0);
         let scored = of_latent.rows.len();
         of_latent.deciles()?;
-        note("score", 10 * self.plan.per_decile, &of_latent.rows);
+        of_latent.note("score", 10 * self.plan.per_decile, scored);
+        let binned = of_latent.rows.len();
         of_latent.bins(scored)?;
         let bins = self.plan.bins.saturating_mul(self.plan.per_bin);
-        note("bins", bins, &of_latent.rows);
-        if self.plan.negatives.iter().any(|list| list.n > 0) {
-            of_latent.mark(active)?;
-            let first = of_latent.rows.len();
-            for (purpose, list) in (NEGATIVE..).zip(&self.plan.negatives) {
-                of_latent.negatives(purpose, list, first, active)?;
-                note(list.kind.name(), list.n, &of_latent.rows);
-            }
-            of_latent.unmark(active)?;
-        }
+        of_latent.note("bins", bins, binned);
+        of_latent.negatives(marks)?;
         let mut rows = of_latent.rows;
         // Stable: within a decile the order of drawing stays.
         rows.sort_by_key(|row| (row.split, row.decile));
@@ -121,13 +109,30 @@ impl Draw<'_> {
         Ok(OfOne {
             latent,
             rows,
-            shortfalls,
+            shortfalls: of_latent.shortfalls,
             activations,
         })
     }
 }
 
 impl OfLatent<'_> {
+    /// Notes it if the rows from `first` on are fewer than were asked for.
+    pub(super) fn note(&mut self, what: &'static str, wanted: usize, first: usize) {
+        self.note_found(what, wanted, self.rows.len() - first);
+    }
+
+    /// Notes it if fewer were found than asked for.
+    pub(super) fn note_found(&mut self, what: &'static str, wanted: usize, found: usize) {
+        if found < wanted {
+            self.shortfalls.push(Shortfall {
+                latent: self.latent,
+                what,
+                wanted,
+                found,
+            });
+        }
+    }
+
     /// Explain-side windows.
     fn explain(&mut self) -> Result<()> {
         let plan = &self.draw.plan.explain;
@@ -239,79 +244,27 @@ impl OfLatent<'_> {
                 decile: self.ranked.decile(rank),
                 split: side,
                 kind: 0,
+                from: (NO_LATENT, 0),
             });
         }
     }
 
     /// The windows of the rows from `first` on, ascending.
-    fn taken(&self, first: usize) -> Vec<u64> {
+    pub(super) fn taken(&self, first: usize) -> Vec<u64> {
         let mut taken: Vec<u64> = self.rows[first..].iter().map(|row| row.window).collect();
         taken.sort_unstable();
         taken
-    }
-
-    /// Sets the bits of the windows in which the latent is active.
-    fn mark(&mut self, active: &mut Vec<u64>) -> Result<()> {
-        active.resize(self.draw.sides.len().div_ceil(64), 0);
-        self.ranked
-            .each_window(|window| active[window as usize / 64] |= 1 << (window % 64))
-    }
-
-    fn unmark(&mut self, active: &mut [u64]) -> Result<()> {
-        self.ranked
-            .each_window(|window| active[window as usize / 64] = 0)
-    }
-
-    /// Eligible score-side windows in which the latent is silent; none of the rows from `first` on.
-    fn negatives(
-        &mut self,
-        purpose: u64,
-        plan: &NegativePlan,
-        first: usize,
-        active: &[u64],
-    ) -> Result<()> {
-        let draw = self.draw;
-        let taken = self.taken(first);
-        let enough = self.rows.len() + plan.n;
-        let decoded;
-        let positions = match (&self.stretches, plan.margin) {
-            (Some(stretches), _) => Some(stretches.postings.positions.as_slice()),
-            (None, 0) => None,
-            _ => {
-                decoded = draw.index.postings(self.latent)?.positions;
-                Some(decoded.as_slice())
-            }
-        };
-        let key = key(draw.seed, self.latent, purpose, 0);
-        let mut shuffle = Shuffle::new(key, draw.sides.len() as u64);
-        while self.rows.len() < enough {
-            let Some(window) = shuffle.next() else { break };
-            let (word, bit) = (window as usize / 64, window % 64);
-            if draw.sides[window as usize] != SCORE || active[word] >> bit & 1 == 1 {
-                continue;
-            }
-            let Some(start) = draw.silent_start(window) else {
-                continue;
-            };
-            let silent = positions.is_none_or(|p| draw.is_silent(p, start, plan.margin));
-            if silent && taken.binary_search(&window).is_err() {
-                self.rows.push(Drawn {
-                    window,
-                    rank: None,
-                    start,
-                    decile: 0,
-                    split: SCORE,
-                    kind: plan.kind.code(),
-                });
-            }
-        }
-        Ok(())
     }
 }
 
 impl Draw<'_> {
     /// Where the text of an activating window begins, if it may be drawn for a side.
-    fn start(&self, stretches: Option<&Stretches>, window: u64, side: u8) -> Option<u64> {
+    pub(super) fn start(
+        &self,
+        stretches: Option<&Stretches>,
+        window: u64,
+        side: u8,
+    ) -> Option<u64> {
         if self.sides[window as usize] != side {
             return None;
         }
@@ -325,7 +278,7 @@ impl Draw<'_> {
     }
 
     /// Where the text of a silent window begins, if it may be drawn.
-    fn silent_start(&self, window: u64) -> Option<u64> {
+    pub(super) fn silent_start(&self, window: u64) -> Option<u64> {
         let start = self.index.window_start(window);
         if self.frame.on_grid() {
             return Some(start);
@@ -334,17 +287,5 @@ impl Draw<'_> {
         self.frame
             .within(self.index, start, self.sides, SCORE)
             .then_some(start)
-    }
-
-    /// Whether no posting lies in what is shown or within `margin` tokens of it in its context.
-    fn is_silent(&self, positions: &[u64], start: u64, margin: usize) -> bool {
-        let length = self.index.context_length() as u64;
-        let context = start - start % length;
-        let from = start.saturating_sub(margin as u64).max(context);
-        let to = (start + self.frame.length as u64)
-            .saturating_add(margin as u64)
-            .min(context + length);
-        let next = positions.partition_point(|&position| position < from);
-        positions.get(next).is_none_or(|&position| position >= to)
     }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::draw::OfOne;
 use super::plan::Shortfall;
 use super::stretch::Frame;
-use crate::batch::NO_DOCUMENT;
+use crate::batch::{NO_DOCUMENT, NO_LATENT};
 use crate::error::Result;
 use crate::index::Index;
 use crate::ranked::Ranked;
@@ -29,8 +29,13 @@ pub struct Examples {
     pub decile: Vec<u8>,
     /// 0 explain, 1 score.
     pub split: Vec<u8>,
-    /// Kind of negative: 0 none, 1 random.
+    /// Kind of negative: 0 none, else 1 and the place in [`NegativeKind`](crate::NegativeKind).
     pub kind: Vec<u8>,
+    /// The latent of whose windows it is one, where it was drawn from a neighbour's;
+    /// [`NO_LATENT`] elsewhere.
+    pub source: Vec<u32>,
+    /// That neighbour's rank, or the window's own in order of nearness, from 1 on; 0 elsewhere.
+    pub rank: Vec<u32>,
     /// Document of the first unmasked token.
     pub document: Vec<u64>,
     /// Whether a token is the first of its document, `n * W`.
@@ -50,6 +55,8 @@ struct Slots<'a> {
     decile: &'a mut [u8],
     split: &'a mut [u8],
     kind: &'a mut [u8],
+    source: &'a mut [u32],
+    rank: &'a mut [u32],
     document: &'a mut [u64],
     document_start: &'a mut [bool],
     mask: &'a mut [bool],
@@ -73,6 +80,8 @@ impl<'a> Slots<'a> {
             decile: &mut examples.decile,
             split: &mut examples.split,
             kind: &mut examples.kind,
+            source: &mut examples.source,
+            rank: &mut examples.rank,
             document: &mut examples.document,
             document_start: &mut examples.document_start,
             mask: &mut examples.mask,
@@ -89,6 +98,8 @@ impl<'a> Slots<'a> {
             decile: take(&mut self.decile, n),
             split: take(&mut self.split, n),
             kind: take(&mut self.kind, n),
+            source: take(&mut self.source, n),
+            rank: take(&mut self.rank, n),
             document: take(&mut self.document, n),
             document_start: take(&mut self.document_start, n * length),
             mask: take(&mut self.mask, n * length),
@@ -110,6 +121,8 @@ impl Examples {
             decile: vec![0; n],
             split: vec![0; n],
             kind: vec![0; n],
+            source: vec![NO_LATENT; n],
+            rank: vec![0; n],
             document: vec![0; n],
             document_start: vec![false; size],
             mask: vec![false; size],
@@ -140,6 +153,7 @@ fn fill(index: &Index, frame: Frame, one: &OfOne, slots: &mut Slots<'_>) -> Resu
         slots.decile[at] = row.decile;
         slots.split[at] = row.split;
         slots.kind[at] = row.kind;
+        (slots.source[at], slots.rank[at]) = row.from;
         let span = at * length..(at + 1) * length;
         slots.document[at] = text.read(
             index,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::index::Index;
+use crate::sampling::sources::Sources;
 
 /// How the explain-side windows are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,31 +37,62 @@ pub struct ExplainPlan {
     pub n_top: usize,
 }
 
-/// Which windows without an activation are drawn.
+/// Which windows are drawn as negatives, from the easiest to the hardest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NegativeKind {
     /// Any, each equally likely.
     Random,
+    /// Those that hold the token of a peak of the latent.
+    PeakToken,
+    /// Those that hold the token before or after a peak of the latent.
+    NearToken,
+    /// Those named by [`NearestTable`], the nearest first.
+    Embedding,
+    /// Those in which a neighbour of [`NeighbourTable`] is active; no parents or children.
+    Decoder,
+    /// The same whether or not the latent is active there, parents and children included.
+    DecoderUnfiltered,
 }
 
 impl NegativeKind {
     /// The code in [`Examples::kind`](crate::Examples::kind).
     pub(super) fn code(self) -> u8 {
-        match self {
-            Self::Random => 1,
-        }
+        self as u8 + 1
     }
 
     /// The name in [`Shortfall::what`].
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Random => "random",
+            Self::PeakToken => "peak_token",
+            Self::NearToken => "near_token",
+            Self::Embedding => "embedding",
+            Self::Decoder => "decoder",
+            Self::DecoderUnfiltered => "decoder_unfiltered",
         }
+    }
+
+    /// The name in [`Shortfall::what`] of what the asked ranks could not give.
+    pub(super) fn name_of_ranks(self) -> &'static str {
+        match self {
+            Self::DecoderUnfiltered => "decoder_unfiltered_ranks",
+            _ => "decoder_ranks",
+        }
+    }
+
+    /// Whether it draws from neighbours.
+    pub(super) fn of_neighbours(self) -> bool {
+        matches!(self, Self::Decoder | Self::DecoderUnfiltered)
+    }
+
+    /// Whether it draws by the tokens of the latent's peaks, or those around them.
+    pub(super) fn of_peaks(self) -> bool {
+        matches!(self, Self::PeakToken | Self::NearToken)
     }
 }
 
-/// One list of non-activating windows.
+/// One list of negatives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NegativePlan {
@@ -69,8 +101,18 @@ pub struct NegativePlan {
     /// How many.
     pub n: usize,
     /// Tokens on either side of what is shown, within the context, on which the latent must be
-    /// silent too.
+    /// silent too. Not for [`NegativeKind::DecoderUnfiltered`].
     pub margin: usize,
+    /// First and last rank of the neighbours that are drawn from, the nearest being 1.
+    #[serde(default = "ranks")]
+    pub ranks: (usize, usize),
+    /// From how many of a neighbour's strongest score-side windows; all if none.
+    #[serde(default)]
+    pub pool: Option<usize>,
+}
+
+fn ranks() -> (usize, usize) {
+    (1, 10)
 }
 
 /// What to draw of each latent.
@@ -85,7 +127,7 @@ pub struct Plan {
     pub per_bin: usize,
     /// Bins of equal width, between 0 and the latent's largest activation, of the windows' maxima.
     pub bins: usize,
-    /// Score-side windows in which the latent is silent; no window is in two of the lists.
+    /// Negatives of the score side; no window is in two of the lists.
     pub negatives: Vec<NegativePlan>,
     /// Tokens shown of each; the window if none.
     pub length: Option<usize>,
@@ -98,7 +140,8 @@ pub struct Plan {
 pub struct Shortfall {
     /// Which latent.
     pub latent: u32,
-    /// `explain`, `score`, `bins`, or the kind of negatives.
+    /// `explain`, `score`, `bins`, or the kind of negatives; `decoder_ranks` and
+    /// `decoder_unfiltered_ranks` say how many the asked ranks gave, where others had to help.
     pub what: &'static str,
     /// Windows that the plan asks for.
     pub wanted: usize,
@@ -108,7 +151,7 @@ pub struct Shortfall {
 
 impl Plan {
     /// Refuses what cannot be drawn.
-    pub(super) fn check(&self, index: &Index) -> Result<()> {
+    pub(super) fn check(&self, index: &Index, sources: &Sources<'_>) -> Result<()> {
         let explain = &self.explain;
         if explain.kind == ExplainKind::Mixture && explain.n_top > explain.n {
             return Err(Error::input(format!(
@@ -127,11 +170,51 @@ impl Plan {
                 index.context_length()
             )));
         }
-        Ok(())
+        for (place, list) in self.negatives.iter().enumerate() {
+            list.check(place, sources)?;
+        }
+        sources.check(index)
     }
 
     /// Whether anything of the score side is drawn.
     pub(super) fn scores(&self) -> bool {
         self.per_decile > 0 || self.per_bin > 0 || self.negatives.iter().any(|list| list.n > 0)
+    }
+}
+
+impl NegativePlan {
+    /// Refuses a list for which something is not given.
+    fn check(&self, place: usize, sources: &Sources<'_>) -> Result<()> {
+        let name = self.kind.name();
+        if self.kind == NegativeKind::Embedding && sources.nearest.is_none() {
+            return Err(Error::input(format!(
+                "`negatives[{place}]` is of kind `{name}` and needs the nearest windows; give \
+                 `nearest=nearest_windows(index, latents, text)`"
+            )));
+        }
+        if !self.kind.of_neighbours() {
+            return Ok(());
+        }
+        let Some(table) = sources.neighbours else {
+            return Err(Error::input(format!(
+                "`negatives[{place}]` is of kind `{name}` and needs the latents' neighbours; give \
+                 `neighbours=Neighbours.of(decoder).with_index(index)`"
+            )));
+        };
+        if self.kind == NegativeKind::Decoder && table.relation.is_none() {
+            return Err(Error::input(format!(
+                "`negatives[{place}]` is of kind `{name}` and leaves out parents and children, \
+                 which `neighbours` does not name; give `neighbours=neighbours.with_index(index)`"
+            )));
+        }
+        let (first, last) = self.ranks;
+        if first == 0 || first > last || last > table.k {
+            return Err(Error::input(format!(
+                "`negatives[{place}].ranks` is ({first}, {last}); the first must be at least 1, \
+                 and the last from there to the {} neighbours of a latent in `neighbours`",
+                table.k
+            )));
+        }
+        Ok(())
     }
 }

@@ -1,13 +1,20 @@
 //! Properties of the draws, against brute force.
 
-use std::collections::BTreeSet;
+mod ladder;
+mod negatives;
+mod plain;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::NO_DOCUMENT;
-use crate::code;
-use crate::testing::{Corpus, TestResult, corpora};
+use crate::testing::{Corpus, corpora};
+use plain::{Plain, check_columns, rows};
+
+/// No tables: random negatives need none.
+const NONE: &Sources<'_> = &Sources {
+    neighbours: None,
+    nearest: None,
+};
 
 fn plans() -> impl Strategy<Value = Plan> {
     let kinds = [
@@ -47,6 +54,8 @@ fn plans() -> impl Strategy<Value = Plan> {
                     kind: NegativeKind::Random,
                     n,
                     margin,
+                    ranks: (1, 10),
+                    pool: None,
                 })
                 .collect(),
             length: shown.0,
@@ -61,258 +70,6 @@ fn fit(mut plan: Plan, corpus: &Corpus) -> Plan {
     plan
 }
 
-/// The rows of one latent and split, in order.
-fn rows(examples: &Examples, latent: u32, split: u8) -> Vec<usize> {
-    (0..examples.latent.len())
-        .filter(|&r| examples.latent[r] == latent && examples.split[r] == split)
-        .collect()
-}
-
-/// A window that may be drawn.
-#[derive(Clone, Debug)]
-struct Shown {
-    start: u64,
-    max: u16,
-    decile: u8,
-}
-
-/// What there is to draw from one latent, by brute force.
-struct Plain<'a> {
-    corpus: &'a Corpus,
-    index: &'a Index,
-    plan: &'a Plan,
-    postings: Vec<(u64, f32)>,
-    ranked: Vec<(u64, u16, u8)>,
-}
-
-impl<'a> Plain<'a> {
-    fn of(corpus: &'a Corpus, index: &'a Index, plan: &'a Plan, latent: u32) -> Self {
-        Self {
-            corpus,
-            index,
-            plan,
-            postings: corpus.postings(latent),
-            ranked: corpus.ranked(latent),
-        }
-    }
-
-    fn length(&self) -> u64 {
-        self.plan.length.unwrap_or(self.index.window()) as u64
-    }
-
-    fn stretch(&self, middle: u64) -> u64 {
-        let context = middle - middle % self.corpus.length() as u64;
-        let first = (middle - context).saturating_sub(self.length() / 2);
-        context + first.min(self.corpus.length() as u64 - self.length())
-    }
-
-    fn on_side(&self, start: u64, side: u8) -> bool {
-        let drawable = self.index.drawable().unwrap();
-        (start..start + self.length()).all(|p| drawable[self.index.window_number(p)] == side)
-    }
-
-    fn silent(&self, from: u64, to: u64) -> bool {
-        !self.postings.iter().any(|&(p, _)| (from..to).contains(&p))
-    }
-
-    /// The activating windows of a side, the strongest first by rank.
-    fn shown(&self, side: u8) -> Vec<Shown> {
-        let window = self.index.window() as u64;
-        let on_grid = self.length() == window && !self.plan.centred;
-        let mut seen = BTreeSet::new();
-        let mut shown = Vec::new();
-        for &(start, max, decile) in &self.ranked {
-            let code_of = |activation| code::code(code::bf16_of(activation));
-            let inside = self
-                .postings
-                .iter()
-                .filter(|p| (start..start + window).contains(&p.0));
-            let peak = inside
-                .clone()
-                .find(|p| code_of(p.1) == code::code(max))
-                .unwrap()
-                .0;
-            let start = match (on_grid, self.plan.centred) {
-                (true, _) => start,
-                (_, true) => self.stretch(peak),
-                _ => self.stretch(start + window / 2),
-            };
-            let some = !self.silent(start, start + self.length());
-            if some && seen.insert(start) && self.on_side(start, side) {
-                shown.push(Shown { start, max, decile });
-            }
-        }
-        shown
-    }
-
-    /// The silent windows.
-    fn negatives(&self) -> BTreeSet<u64> {
-        let window = self.index.window() as u64;
-        let n = self.corpus.tokens.len() as u64;
-        (0..n / window)
-            .map(|w| self.corpus.base() + w * window)
-            .filter(|&start| self.silent(start, start + window))
-            .map(|start| {
-                let on_grid = self.length() == window && !self.plan.centred;
-                if on_grid {
-                    start
-                } else {
-                    self.stretch(start + window / 2)
-                }
-            })
-            .filter(|&start| self.on_side(start, 1))
-            .collect()
-    }
-
-    fn silent_around(&self, start: u64, margin: u64) -> bool {
-        let context = start - start % self.corpus.length() as u64;
-        let to = (start + self.length() + margin).min(context + self.corpus.length() as u64);
-        self.silent(start.saturating_sub(margin).max(context), to)
-    }
-
-    fn check_explain(&self, examples: &Examples, latent: u32) -> TestResult {
-        let plan = &self.plan.explain;
-        let mut ranked = self.shown(0);
-        ranked.sort_by_key(|w| std::cmp::Reverse(w.max));
-        let n = ranked.len();
-        let found = rows(examples, latent, 0);
-        let drawn: BTreeSet<u64> = found.iter().map(|&r| examples.start[r]).collect();
-        prop_assert_eq!(drawn.len(), found.len());
-        prop_assert!(
-            drawn
-                .iter()
-                .all(|start| ranked.iter().any(|w| w.start == *start))
-        );
-        let pool = plan.pool.min(n);
-        let in_pool = ranked[..pool]
-            .iter()
-            .filter(|w| drawn.contains(&w.start))
-            .count();
-        match plan.kind {
-            ExplainKind::Uniform => prop_assert_eq!(drawn.len(), plan.n.min(n)),
-            ExplainKind::Top => {
-                let top: BTreeSet<u64> = ranked.iter().take(plan.n).map(|w| w.start).collect();
-                prop_assert_eq!(drawn, top);
-            }
-            ExplainKind::TopOf => {
-                prop_assert_eq!(drawn.len(), plan.n.min(pool));
-                prop_assert_eq!(in_pool, drawn.len());
-            }
-            ExplainKind::Mixture => {
-                let top = plan.n_top.min(pool);
-                prop_assert!(in_pool >= top);
-                prop_assert_eq!(drawn.len(), top + (plan.n - plan.n_top).min(n - top));
-            }
-            ExplainKind::Deciles => {
-                for decile in 1..=10u8 {
-                    let there = ranked.iter().filter(|w| w.decile == decile).count();
-                    let found = ranked
-                        .iter()
-                        .filter(|w| w.decile == decile && drawn.contains(&w.start))
-                        .count();
-                    let more = usize::from(10 - decile) < plan.n % 10;
-                    prop_assert_eq!(found, (plan.n / 10 + usize::from(more)).min(there));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_score(&self, examples: &Examples, latent: u32) -> TestResult {
-        let shown = self.shown(1);
-        let scored: BTreeSet<u64> = rows(examples, latent, 1)
-            .into_iter()
-            .filter(|&r| examples.decile[r] > 0)
-            .map(|r| examples.start[r])
-            .collect();
-        let is_drawn = |w: &&Shown| scored.contains(&w.start);
-        let (mut least, mut most) = (0, 0);
-        for decile in 1..=10 {
-            let there: Vec<_> = shown.iter().filter(|w| w.decile == decile).collect();
-            let wanted = self.plan.per_decile.min(there.len());
-            let found = there.into_iter().filter(is_drawn).count();
-            prop_assert!(found >= wanted);
-            least += wanted;
-            most += found;
-        }
-        prop_assert_eq!(most, scored.len());
-        let strongest = self
-            .ranked
-            .first()
-            .map_or(1.0, |row| code::decode(code::code(row.1)));
-        let bins = self.plan.bins;
-        let mut in_bins = 0;
-        for bin in 0..bins {
-            let inside = |w: &&Shown| {
-                let share = f64::from(code::decode(code::code(w.max))) / f64::from(strongest);
-                ((bins as f64 * share) as usize).min(bins - 1) == bin
-            };
-            let there = shown.iter().filter(inside).count();
-            let found = shown.iter().filter(inside).filter(is_drawn).count();
-            prop_assert!(found >= self.plan.per_bin.min(there));
-            in_bins += self.plan.per_bin.min(there);
-        }
-        prop_assert!((least..=least + in_bins).contains(&scored.len()));
-
-        let mut left = self.negatives();
-        let mut next = rows(examples, latent, 1)
-            .into_iter()
-            .filter(|&r| examples.decile[r] == 0);
-        for list in &self.plan.negatives {
-            let margin = list.margin as u64;
-            let there = left
-                .iter()
-                .filter(|&&s| self.silent_around(s, margin))
-                .count();
-            for _ in 0..list.n.min(there) {
-                let row = next.next().unwrap();
-                prop_assert_eq!(examples.kind[row], 1);
-                prop_assert!(self.silent_around(examples.start[row], margin));
-                prop_assert!(left.remove(&examples.start[row]));
-            }
-        }
-        prop_assert_eq!(next.next(), None);
-        Ok(())
-    }
-}
-
-fn check_columns(corpus: &Corpus, index: &Index, plan: &Plan, examples: &Examples) -> TestResult {
-    let width = plan.length.unwrap_or(index.window());
-    prop_assert_eq!(examples.length, width);
-    for r in 0..examples.latent.len() {
-        let latent = examples.latent[r];
-        let first = (examples.start[r] - corpus.base()) as usize;
-        let live = (first..first + width).find(|&p| corpus.mask[p]);
-        prop_assert_eq!(
-            examples.document[r],
-            live.map_or(NO_DOCUMENT, |p| corpus.documents[p])
-        );
-        let simple = Plain::of(corpus, index, plan, latent);
-        let shown = simple.shown(examples.split[r]);
-        let decile = shown
-            .iter()
-            .find(|w| w.start == examples.start[r])
-            .map_or(0, |w| w.decile);
-        if examples.decile[r] > 0 || decile == 0 {
-            prop_assert_eq!(examples.decile[r], decile);
-        }
-        let postings = corpus.kept(latent);
-        for t in 0..width {
-            let (place, at) = (first + t, r * width + t);
-            prop_assert_eq!(examples.tokens[at], corpus.tokens[place]);
-            prop_assert_eq!(examples.mask[at], corpus.mask[place]);
-            let position = corpus.base() + place as u64;
-            let activation = postings.iter().find(|(p, _)| *p == position);
-            prop_assert_eq!(examples.activations[at], activation.map_or(0.0, |a| a.1));
-            let document = corpus.documents[place];
-            let starts =
-                document != NO_DOCUMENT && (place == 0 || corpus.documents[place - 1] != document);
-            prop_assert_eq!(examples.document_start[at], starts);
-        }
-    }
-    Ok(())
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -321,7 +78,7 @@ proptest! {
         let plan = fit(plan, &corpus);
         let (_folder, index) = corpus.index();
         let latents: Vec<u32> = (0..index.n_latents()).collect();
-        let examples = index.sample(&latents, &plan, seed).unwrap();
+        let examples = index.sample(&latents, &plan, seed, NONE).unwrap();
         for &latent in &latents {
             let plain = Plain::of(&corpus, &index, &plan, latent);
             plain.check_explain(&examples, latent)?;
@@ -354,12 +111,12 @@ proptest! {
         other.parameters.segment_contexts = segment_contexts;
         let (_other_folder, other) = other.index();
         let latents: Vec<u32> = (0..index.n_latents()).collect();
-        let whole = index.sample(&latents, &plan, seed).unwrap();
+        let whole = index.sample(&latents, &plan, seed, NONE).unwrap();
         let reversed: Vec<u32> = latents.iter().rev().chain(&latents).copied().collect();
-        prop_assert_eq!(&whole, &other.sample(&reversed, &plan, seed).unwrap());
+        prop_assert_eq!(&whole, &other.sample(&reversed, &plan, seed, NONE).unwrap());
         let mut parts = Examples { length: whole.length, ..Examples::default() };
         for &latent in &latents {
-            append(&mut parts, index.sample(&[latent], &plan, seed).unwrap());
+            append(&mut parts, index.sample(&[latent], &plan, seed, NONE).unwrap());
         }
         prop_assert_eq!(&whole, &parts);
         for side in [None, Some(0), Some(1)] {
@@ -385,8 +142,8 @@ proptest! {
         }
         let latents: Vec<u32> = (0..index.n_latents()).collect();
         let (few, many) = (
-            index.sample(&latents, &smaller, seed).unwrap(),
-            index.sample(&latents, &plan, seed).unwrap(),
+            index.sample(&latents, &smaller, seed, NONE).unwrap(),
+            index.sample(&latents, &plan, seed, NONE).unwrap(),
         );
         let group = |examples: &Examples, latent, split, decile| -> Vec<u64> {
             rows(examples, latent, split).into_iter()
@@ -410,6 +167,8 @@ fn append(examples: &mut Examples, other: Examples) {
     examples.decile.extend(other.decile);
     examples.split.extend(other.split);
     examples.kind.extend(other.kind);
+    examples.source.extend(other.source);
+    examples.rank.extend(other.rank);
     examples.document.extend(other.document);
     examples.document_start.extend(other.document_start);
     examples.mask.extend(other.mask);
