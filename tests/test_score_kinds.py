@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glossator.atlas.columns import explainers
 from glossator.errors import InputError
 from glossator.judges.openai_server import OpenAIJudge
-from glossator.records import TABLES
+from glossator.records import TABLES, table_of
 from glossator.sampling import KINDS, ExplainPlan, NegativePlan, SamplingPlan
 from glossator.score import score, scores_from, specificity_by_rank, summary
 from glossator.score.classification import MIN_NEGATIVE
@@ -193,3 +194,23 @@ def test_a_judge_is_scored_against_each_kind_and_the_unfiltered_one_shows_in_the
     assert set(ranks["source_rank"].to_pylist()) == {1, 2, 3}
     assert scored.protocol.parameters["neighbours"] == {"coder_hash": "aa", "k": 3}
     assert len(summary(scored.scores)) == 2
+
+
+def test_the_atlas_shows_the_score_of_all_kinds_in_whatever_order_they_come():
+    explanation = planted_explanations([1])[0]
+    rows = [
+        {
+            "explanation_id": explanation.explanation_id,
+            "scorer": "detection",
+            "metric": "balanced_accuracy",
+            "kind": kind,
+            "decile": 0,
+            "value": value,
+        }
+        for kind, value in (("DECODER", 0.25), ("all", 0.5), ("random", 0.75))
+    ]
+    explanations = table_of("explanations", [explanation])
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        scores = table_of("scores", [rows[at] for at in order])
+        (one,) = explainers(explanations, scores, 3)
+        assert one.metrics["detection"][1] == 0.5

@@ -2,6 +2,7 @@
 
 """The compiled core of glossator; `glossator.index` and its neighbours are its documented face."""
 
+from collections.abc import Callable
 from typing import Any, Final, final
 
 import numpy as np

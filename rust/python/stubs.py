@@ -22,6 +22,7 @@ CRATE = Path(__file__).resolve().parent
 STUB = CRATE.parent.parent / "python" / "glossator" / "_core.pyi"
 HEADER = "# Written by rust/python/stubs.py from the Rust sources: change those.\n\n"
 IMPORTS = """
+from collections.abc import Callable
 from typing import Any, Final, final
 
 import numpy as np
