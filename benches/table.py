@@ -4,9 +4,9 @@
     python benches/table.py --write        # put it into README.md
     python benches/table.py --record run   # note what a finished run of the demo took and found
 
-`make bench` writes `results/cpu.csv`, `benches/index_figures.py` writes `results/index.csv`, and
-`--record` writes `results/demo.csv` from the run's own database, so that no figure is typed by
-hand.
+`make bench` writes `results/cpu.csv`, `benches/index_figures.py` `results/index.csv`,
+`benches/neighbours_figures.py` `results/neighbours.csv`, and `--record` writes `results/demo.csv`
+from the run's own database, so that no figure is typed by hand.
 """
 
 import argparse
@@ -32,6 +32,10 @@ INDEX_OPS = (
     *("40 stratified windows, one call: a latent on 30% of the tokens",),
     *("top-10 Jaccard of all 32,768 latents, per token",),
     *("postings: ascending positions and activations, one core",),
+)
+NEIGHBOUR_OPS = (
+    "10 nearest latents of one coder, clustered rows",
+    "10 nearest latents between two coders, clustered rows",
 )
 INDEX_METRICS = ("rate", "size", "time")
 NOTHING = "No figures are recorded yet: `make demo` and `make bench` make them."
@@ -88,18 +92,24 @@ def table():
     demo, bench = rows_of("demo.csv"), rows_of("cpu.csv")
     bench = [row for row in bench if row["op"] == "encode"]
     index = largest(rows_of("index.csv"))
-    if not demo and not bench and not index:
+    near = [row for row in rows_of("neighbours.csv") if row["op"] in NEIGHBOUR_OPS]
+    near = [
+        row for row in near if row["metric"] == "time" and "bfloat16" not in row["implementation"]
+    ]
+    if not demo and not bench and not index and not near:
         return NOTHING
     lines = ["| | figure | beside | ratio |", "|---|---|---|---|"]
     lines += [
         f"| {row['op']} ({row['shape']}): {row['metric']} | {row['value']} | | |" for row in demo
     ]
     lines += bench_lines(index)
+    lines += bench_lines(near)
     lines += bench_lines(bench)
     lines.append("")
     for name, rows, how in (
         ("Demo", demo, "`make demo`"),
         ("Index", index, "`python -m benches.index_figures`, medians"),
+        ("Neighbours", near, "`python -m benches.neighbours_figures`, medians"),
         ("Encode", bench, "`make bench`, medians"),
     ):
         if rows:
