@@ -94,14 +94,15 @@ impl<'a> Points<'a> {
         dot * (self.inverse[point] * other.inverse[of]) as f32
     }
 
-    /// Asks for the numbers of a point to be brought near.
+    /// Asks for the numbers of a point to be brought near: into the second cache, which waits for
+    /// more lines at a time than the first (12 % of a search).
     #[inline]
     pub(super) fn prefetch(&self, point: usize) {
         #[cfg(target_arch = "x86_64")]
         for line in self.values(point).chunks(16) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             // SAFETY: a hint, of memory that is there.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
         }
     }
 
