@@ -136,7 +136,7 @@ def test_an_older_schema_is_migrated_and_a_reader_says_how(tmp_path, monkeypatch
         "_MIGRATIONS",
         {SCHEMA_VERSION: lambda database: database.execute("UPDATE facts SET value = '43'")},
     )
-    with pytest.raises(InputError, match="open the run for writing once"):
+    with pytest.raises(InputError, match="run `glossator atlas` on it once"):
         Store.open(tmp_path, write=False)
     with Store.open(tmp_path) as store:
         assert store.fact("answer") == 43
