@@ -2,7 +2,7 @@
 
     python -m benches.neighbours_figures                       # 32,768 rows, every kind of rows
     python -m benches.neighbours_figures --latents 131072 --rounds 3 --kinds clustered
-    python -m benches.neighbours_figures --portable            # no AVX-512, peers so restricted too
+    python -m benches.neighbours_figures --portable --peers faiss float32    # no AVX-512 for any
 
 Peers: `faiss` (package faiss-cpu, on the path), torch in float32 and bfloat16 (matmul and topk in
 chunks of 1,024 and 4,096). Every measurement has a process of its own, and they take turns. The
@@ -27,7 +27,6 @@ SEED = 20_261
 CHECKED = 64
 """Rows whose neighbours are compared with float64."""
 PEERS = ("faiss", "torch float32, 1,024", "torch float32, 4,096", "torch bfloat16, 4,096")
-EXACT = tuple(name for name in PEERS if "bfloat16" not in name)
 # What keeps the libraries to AVX2; faiss's BLAS can misread a processor that has AVX-512.
 RESTRICTED = {"OPENBLAS_CORETYPE": "HASWELL", "FAISS_OPT_LEVEL": "avx2"} | dict.fromkeys(
     ("ATEN_CPU_CAPABILITY",), "avx2"
@@ -164,7 +163,7 @@ def measure(asked, figures, kind, between):
     path, other = (_made(asked.work, kind, n, d, seed) for seed in (SEED, SEED + 1))
     other = other if between else None
     task = partial(child, "benches.neighbours_figures", path=path, other=other)
-    names = [name for name in PEERS if name.split(" ")[0] in asked.peers]
+    names = [name for name in PEERS if any(word in name for word in asked.peers)]
     jobs = {"glossator": partial(task, "ours", portable=asked.portable)}
     for name in names:
         library, _, rest = name.partition(" ")
@@ -189,9 +188,9 @@ def measure(asked, figures, kind, between):
             figures.add(op, name, shape, "wrong neighbours", "share", share)
     if not asked.portable:
         operations = n * n * d * (2 if between else 1)
-        seconds = [operations / peak() for _ in range(1)]
-        if np.isfinite(seconds).all():
-            figures.add(op, "limit: bytes at the machine's peak", shape, "time", "s", seconds)
+        if speed := peak():
+            limit = "limit: bytes at the machine's peak"
+            figures.add(op, limit, shape, "time", "s", operations / speed)
 
 
 def _is_near(cosines, found):
@@ -216,7 +215,7 @@ def main():
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--between", action="store_true", help="two coders, too")
     parser.add_argument("--portable", action="store_true")
-    parser.add_argument("--peers", nargs="*", default=["faiss", "torch"])
+    parser.add_argument("--peers", nargs="*", default=["faiss", "torch"], help="words of names")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", default="/tmp/glossator-neighbours")
     parser.add_argument("--out", default=ROOT / "benches/results/neighbours.csv")
