@@ -171,7 +171,8 @@ def measure(asked, figures, kind, between):
         if rest:
             dtype, chunk = rest.split(", ", 1)
             options = {"dtype": dtype, "chunk": int(chunk.replace(",", ""))}
-        jobs[f"peer: {name}"] = partial(task, library, **options)
+        role = "not exact" if "bfloat16" in name else "peer"
+        jobs[f"{role}: {name}"] = partial(task, library, **options)
     results = dict(zip(jobs, rounds(asked.rounds, *jobs.values()), strict=True))
     cosines = truth(path, other)
     op = "between two coders" if between else "of one coder"
@@ -179,7 +180,7 @@ def measure(asked, figures, kind, between):
     shape = f"L={n} d={d}"
     for name, found in results.items():
         share = wrong(cosines, found[0])
-        exact = "bfloat16" not in name
+        exact = not name.startswith("not exact")
         if exact and share and not _is_near(cosines, found[0]):
             raise SystemExit(f"{name}: {share:.2%} of its neighbours are wrong")
         figures.add(op, name, shape, "time", "s", [each["seconds"] for each in found])

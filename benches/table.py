@@ -93,9 +93,7 @@ def table():
     bench = [row for row in bench if row["op"] == "encode"]
     index = largest(rows_of("index.csv"))
     near = [row for row in rows_of("neighbours.csv") if row["op"] in NEIGHBOUR_OPS]
-    near = [
-        row for row in near if row["metric"] == "time" and "bfloat16" not in row["implementation"]
-    ]
+    near = [row for row in near if row["metric"] == "time"]
     if not demo and not bench and not index and not near:
         return NOTHING
     lines = ["| | figure | beside | ratio |", "|---|---|---|---|"]
