@@ -167,7 +167,7 @@ def test_what_cannot_be_is_refused_in_one_line(coder, tmp_path):
     small = index_at(tmp_path / "small", {}, n_latents=3)
     index = index_at(tmp_path / "index", {})
     for arguments, said in (
-        ([rows, "-k", "24"], "`k` is 24; it must be at least 1 and below the 24 rows"),
+        ([rows, "-k", "24"], "`k` is 24; each row has at most 23 neighbours"),
         ([rows, "-k", "0"], "`k` is 0"),
         ([tmp_path / "nan.npy"], "row 7"),
         ([rows, tmp_path / "wide.npy"], "`other` has rows of 3 numbers, `decoder` of 8"),

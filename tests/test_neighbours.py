@@ -247,13 +247,15 @@ def test_what_float32_cannot_hold_is_refused_with_its_row():
 
 @pytest.mark.parametrize("k", [0, 60, 61, 2**32 - 1])
 def test_k_must_leave_a_row_out(k):
-    with pytest.raises(InputError, match=f"`k` is {k}; it must be at least 1 and below the 60"):
+    with pytest.raises(InputError, match=f"`k` is {k}; each row has at most 59"):
         neighbours(rows_of(60), k=k)
 
 
 def test_k_is_bounded_by_the_other_coder():
-    with pytest.raises(InputError, match="below the 5 rows"):
-        neighbours(rows_of(60), rows_of(5), k=5)
+    ids, _ = neighbours(rows_of(60), rows_of(5), k=5)
+    assert (np.sort(ids, axis=1) == np.arange(5)).all()
+    with pytest.raises(InputError, match="at most 5 neighbours"):
+        neighbours(rows_of(60), rows_of(5), k=6)
     with pytest.raises(InputError, match=r"`k` is 1\.5"):
         neighbours(rows_of(60), k=1.5)
 
@@ -272,7 +274,7 @@ def test_other_widths_are_refused():
         (np.zeros((4, 4), np.complex64), "`decoder` has dtype complex64"),
         ([[1.0], [1.0, 2.0]], "`decoder` is no array"),
         ("decoder", r"`decoder` has shape \[\]"),
-        (np.zeros((0, 4), np.float32), "below the 0 rows"),
+        (np.zeros((0, 4), np.float32), "at most 0 neighbours"),
     ],
 )
 def test_what_is_no_matrix_of_floats_is_refused(given, said):

@@ -90,7 +90,7 @@ def neighbours(
             `SparseCoder`.
         other: float[M, d] or a coder, whose rows are the neighbours; None: those of `decoder`,
             save the row itself.
-        k: how many, below the number of rows that may be neighbours.
+        k: how many, up to the number of rows that may be a row's neighbours.
         progress: shows the rows done.
 
     Returns:
@@ -103,15 +103,15 @@ def neighbours(
     """
     rows = _rows("decoder", decoder)
     others = None if other is None else _rows("other", other)
-    many = len(rows) if others is None else len(others)
+    most = max(len(rows) - 1, 0) if others is None else len(others)
     if others is not None and others.shape[1] != rows.shape[1]:
         raise InputError(
             f"`other` has rows of {others.shape[1]} numbers, `decoder` of {rows.shape[1]}; "
             "neighbours lie in one space: give decoders of the same hookpoint"
         )
     k = whole("k", k, 2**32)
-    if not 1 <= k < many:
-        raise InputError(f"`k` is {k}; it must be at least 1 and below the {many} rows")
+    if not 1 <= k <= most:
+        raise InputError(f"`k` is {k}; each row has at most {most} neighbours, and at least 1 is asked for")
     ids, cosines = search(rows, others, k, "neighbours", progress)
     for name, matrix in (("decoder", rows), ("other", others)):
         if matrix is not None and (said := _zeros(name, matrix)):
