@@ -111,7 +111,7 @@ def neighbours(
         )
     k = whole("k", k, 2**32)
     if not 1 <= k <= most:
-        raise InputError(f"`k` is {k}; each row has at most {most} neighbours, and at least 1 is asked for")
+        raise InputError(f"`k` is {k}; each row has at most {most} neighbours, and needs 1")
     ids, cosines = search(rows, others, k, "neighbours", progress)
     for name, matrix in (("decoder", rows), ("other", others)):
         if matrix is not None and (said := _zeros(name, matrix)):

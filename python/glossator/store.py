@@ -196,7 +196,7 @@ class Store:
             if version < SCHEMA_VERSION:
                 raise InputError(
                     f"{self.path / DATABASE}: schema version {version} is older than "
-                    f"{SCHEMA_VERSION}; run `glossator atlas` on it once, which brings it up to date"
+                    f"{SCHEMA_VERSION}; run `glossator atlas` on it once to bring it up to date"
                 )
             return
         self._database.execute(f"PRAGMA journal_mode = {_journal_mode(self.path)}")
