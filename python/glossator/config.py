@@ -10,7 +10,6 @@ A run directory keeps the resolved file, every default written out, so that
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from glossator.errors import InputError
+from glossator.folders import new_file
 from glossator.records import Record
 
 __all__ = [
@@ -251,9 +251,5 @@ def load_config(path: str | Path) -> RunConfig:
 def save_config(config: RunConfig, path: Path) -> None:
     """Write every setting, defaults included; what is None is left out, as TOML has no null."""
     values = config.model_dump(mode="json", exclude_none=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with new_file(path) as file:
         tomli_w.dump(values, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

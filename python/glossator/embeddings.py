@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from glossator.arrays import Array, flat_ids, to_numpy, whole
 from glossator.cooccurrence import NO_NEIGHBOUR
 from glossator.errors import InputError, RunLockedError
+from glossator.folders import new_file
 from glossator.index import Index
 from glossator.neighbours import search
 from glossator.progress import SILENT, Progress
@@ -227,9 +228,8 @@ class _Store:
         dtype = self._dtype(vectors.shape[1])
         about = self._folder / "about.json"
         if not about.exists():
-            scratch = about.with_name("about.json.tmp")
-            scratch.write_text(json.dumps({**self._about, "width": vectors.shape[1]}))
-            scratch.replace(about)
+            with new_file(about) as file:
+                file.write(json.dumps({**self._about, "width": vectors.shape[1]}).encode())
         elif len(self._rows) and self._rows.dtype != dtype:
             raise InputError(
                 f"{self._folder}: holds embeddings of width {self._rows['vector'].shape[1]}, and "

@@ -1,8 +1,11 @@
-"""Folders that are whole or not there: the cache, and anything written in one go.
+"""Folders and files that are whole or not there: the cache, and anything written in one go.
 
 with new_folder(cache_folder() / "smollm2") as scratch:
     (scratch / "config.json").write_text(...)
 # now, and only now, there is a folder `smollm2`
+with new_file(out / "table.parquet") as file:
+    file.write(...)
+# now, and only now, the table that stood there is replaced
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from glossator.errors import InputError
 
-__all__ = ["cache_folder", "new_folder"]
+__all__ = ["cache_folder", "new_file", "new_folder"]
 
 
 def cache_folder(path: str | Path | None = None) -> Path:
@@ -60,6 +64,28 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"folder `{path}`: cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `path` when the block ends without an error.
+
+    What stood there is replaced in one step, and stays if the block fails or the process is killed.
+
+    Raises:
+        InputError: the file cannot be written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from glossator.corpus import Contexts, ContextSource
 from glossator.errors import InputError
+from glossator.folders import new_file
 from glossator.index import Index, IndexWriter
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
@@ -289,9 +290,5 @@ def _progress_of(marker: Path, identity: str, *, whole: bool) -> int:
 
 
 def _keep(marker: Path, identity: str, done: int) -> None:
-    scratch = marker.with_name(f"{marker.name}.new")
-    with scratch.open("w") as file:
-        json.dump({"identity": identity, "contexts": done}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(marker)
+    with new_file(marker) as file:
+        file.write(json.dumps({"identity": identity, "contexts": done}).encode())

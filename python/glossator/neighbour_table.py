@@ -10,7 +10,6 @@ it is. Its pages carry checksums, which are compared when it is read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 
 from glossator.cooccurrence import NO_NEIGHBOUR, Coactivation
 from glossator.errors import InputError
+from glossator.folders import new_file
 
 __all__ = ["COUNTED", "PAIRS", "RELATIONS", "pair_table", "read_pairs", "write_pairs"]
 
@@ -104,17 +104,8 @@ def write_pairs(table: pa.Table, path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     return path
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -32,6 +31,7 @@ from glossator.atlas.pack import encode, pack, shorten
 from glossator.atlas.pages import choose_pages, near_data, page_data, running_rules
 from glossator.atlas.summary import Fact, explainer_facts, latent_facts
 from glossator.errors import InputError
+from glossator.folders import new_file
 from glossator.neighbours import Neighbours
 from glossator.progress import SILENT, Progress
 
@@ -99,21 +99,13 @@ def _held(n_pages: int, n_latents: int, *, named: bool, seed: int) -> str | None
 
 
 def _write(out: Path, text: str) -> None:
-    """Write under a name of its own, then rename: a reader sees the old file or the new one."""
-    temporary = out.with_name(f".{out.name}.tmp")
+    """A reader sees the old file or the new one."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out.parent}: cannot be made ({error.strerror})") from error
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from error
+    with new_file(out) as file:
+        file.write(text.encode())
 
 
 def build_atlas(

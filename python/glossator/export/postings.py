@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from glossator.arrays import flat_ids
 from glossator.errors import InputError
+from glossator.folders import new_file
 from glossator.progress import SILENT, Bar, Progress
 
 if TYPE_CHECKING:
@@ -146,25 +147,19 @@ def export_postings(
         "context_length": index.context_length,
     }
     named = {f"glossator.{name}": str(fact) for name, fact in facts.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
     total = int(index.counts()[chosen].sum())
-    try:
-        with temporary.open("wb") as file, progress.stage("export", total, "postings") as bar:
-            with pq.ParquetWriter(
-                file,
-                POSTINGS.with_metadata(named),
-                compression="zstd",
-                use_dictionary=["latent", "offset", "document", "activation"],
-                column_encoding={"context": "DELTA_BINARY_PACKED"},
-                sorting_columns=[pq.SortingColumn(at) for at in range(3)],
-            ) as writer:
-                for group in _groups(index, chosen, bar):
-                    writer.write_batch(group, row_group_size=_ROWS)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        new_file(path) as file,
+        progress.stage("export", total, "postings") as bar,
+        pq.ParquetWriter(
+            file,
+            POSTINGS.with_metadata(named),
+            compression="zstd",
+            use_dictionary=["latent", "offset", "document", "activation"],
+            column_encoding={"context": "DELTA_BINARY_PACKED"},
+            sorting_columns=[pq.SortingColumn(at) for at in range(3)],
+        ) as writer,
+    ):
+        for group in _groups(index, chosen, bar):
+            writer.write_batch(group, row_group_size=_ROWS)
     return path

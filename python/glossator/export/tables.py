@@ -13,7 +13,6 @@ alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from glossator.errors import InputError
+from glossator.folders import new_file
 from glossator.records import TABLES
 
 __all__ = ["Tables", "Text", "export_tables"]
@@ -113,17 +113,9 @@ def _prepare(out: Path) -> None:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """Write under a name of its own, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    """A reader sees the old file or the new one."""
+    with new_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def export_tables(run: Tables, out: Path) -> list[Path]:

@@ -7,15 +7,14 @@ index = harvest_stage(run)
 from __future__ import annotations
 
 import json
-import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from glossator.errors import InputError
+from glossator.folders import new_file
 from glossator.index import Index
 from glossator.neighbours import Neighbours
 from glossator.progress import SILENT, Progress
@@ -68,7 +67,8 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
         )
         if coder is not None:
             refuse_misfit(subject, coder)
-        _write_text(run.path / "tokenizer.json", subject.tokenizer_json)
+        with new_file(run.path / "tokenizer.json") as file:
+            file.write(subject.tokenizer_json.encode())
         facts |= {
             "name": subject.name,
             "hookpoint": subject.hookpoint,
@@ -208,12 +208,3 @@ def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> Non
     names = list(columns)
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     run.store.add("latents", rows, replace=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
