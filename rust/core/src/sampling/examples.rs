@@ -163,11 +163,11 @@ fn fill(index: &Index, frame: Frame, one: &OfOne, slots: &mut Slots<'_>) -> Resu
             &mut slots.document_start[span],
         )?;
     }
-    if !rows.iter().any(|row| row.rank.is_some()) {
-        return Ok(());
-    }
     if !frame.on_grid() {
         slots.activations.copy_from_slice(&one.activations);
+        return Ok(());
+    }
+    if !rows.iter().any(|row| row.rank.is_some()) {
         return Ok(());
     }
     let active = rows.iter().enumerate();

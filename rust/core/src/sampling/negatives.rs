@@ -261,7 +261,7 @@ impl List<'_, '_, '_> {
             filtered && matches!(of, Some(PARENT | CHILD))
         };
         let usable = |rank: &usize| ids[rank - 1] != NO_NEIGHBOUR && !kin(rank - 1);
-        self.walk_neighbours(ids, (first..=last).filter(usable))?;
+        self.walk_neighbours(ids, (first..=last.min(table.k)).filter(usable))?;
         let asked = self.rows.len();
         for rank in (last + 1..=table.k).filter(usable) {
             if self.is_full() {

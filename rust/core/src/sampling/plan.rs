@@ -208,7 +208,9 @@ impl NegativePlan {
             )));
         }
         let (first, last) = self.ranks;
-        if first == 0 || first > last || last > table.k {
+        // Where a latent has every other one as a neighbour, there are no ranks to be missed.
+        let all = (table.k + 1) * table.k >= table.ids.len();
+        if first == 0 || first > last || last > table.k && !all {
             return Err(Error::input(format!(
                 "`negatives[{place}].ranks` is ({first}, {last}); the first must be at least 1, \
                  and the last from there to the {} neighbours of a latent in `neighbours`",

@@ -131,9 +131,14 @@ fn what_is_missing_or_does_not_fit_is_refused() {
     for kind in [NegativeKind::Decoder, NegativeKind::DecoderUnfiltered] {
         let text = refused(kind, (1, 2), &Sources::default());
         assert!(text.contains("needs the latents' neighbours; give `neighbours="));
-        for ranks in [(0, 1), (2, 1), (1, 3)] {
-            assert!(refused(kind, ranks, &whole).contains("`negatives[0].ranks` is ("));
+        let one = neighbours(&[1, 2, 0], Some(&[0; 3]), 1);
+        for (ranks, sources) in [((0, 1), &whole), ((2, 1), &whole), ((1, 2), &one)] {
+            assert!(refused(kind, ranks, sources).contains("`negatives[0].ranks` is ("));
         }
+        // With every other latent as a neighbour there is no rank that the table lacks.
+        index
+            .sample(&[0], &plan_of(kind, (1, 3)), 0, &whole)
+            .unwrap();
     }
     let bare = neighbours(ids, None, 2);
     let text = refused(NegativeKind::Decoder, (1, 2), &bare);
