@@ -18,6 +18,7 @@ mod wide;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -188,29 +189,25 @@ impl Search<'_> {
             AtomicU64::new(0),
             AtomicBool::new(false),
         );
-        let caller = std::thread::current();
+        let n_workers = rayon::current_num_threads();
+        let (running, caller) = (AtomicUsize::new(n_workers), std::thread::current());
         let work = || {
+            let _working = Working {
+                running: &running,
+                caller: &caller,
+            };
             let mut hands = Hands::default();
             while !stop.load(Relaxed)
-                && let Some((block, strip)) = strips.get(next.fetch_add(1, Relaxed))
+                && let Some(job) = strips.get(next.fetch_add(1, Relaxed))
             {
-                self.strip(
-                    estimate,
-                    &blocks,
-                    *block,
-                    strip.clone(),
-                    &mut hands,
-                    &done,
-                    &stop,
-                );
+                self.strip(estimate, &blocks, job, &mut hands, &done, &stop);
             }
-            caller.unpark();
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..rayon::current_num_threads())
-                .map(|_| scope.spawn(work))
-                .collect();
-            while workers.iter().any(|worker| !worker.is_finished()) {
+            for _ in 0..n_workers {
+                scope.spawn(work);
+            }
+            while running.load(Relaxed) > 0 {
                 std::thread::park_timeout(PAUSE);
                 if !progress(done.load(Relaxed), total) {
                     stop.store(true, Relaxed);
@@ -257,19 +254,18 @@ impl Search<'_> {
     }
 
     /// Multiplies a block by some blocks.
-    #[allow(clippy::too_many_arguments)]
     fn strip<E: Estimate>(
         &self,
         estimate: &E,
         blocks: &[Mutex<Block<'_>>],
-        block: usize,
-        strip: Range<usize>,
+        (block, strip): &(usize, Range<usize>),
         hands: &mut Hands<E::Packed>,
         done: &AtomicU64,
         stop: &AtomicBool,
     ) {
+        let block = *block;
         estimate.pack(block, &mut hands.packed);
-        for other in strip {
+        for other in strip.clone() {
             if stop.load(Relaxed) {
                 return;
             }
@@ -348,6 +344,19 @@ impl Search<'_> {
             }
         }
         nearest
+    }
+}
+
+/// That a thread works: it wakes the caller as it ends, be it by a panic.
+struct Working<'a> {
+    running: &'a AtomicUsize,
+    caller: &'a Thread,
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Relaxed);
+        self.caller.unpark();
     }
 }
 
