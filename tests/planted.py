@@ -23,7 +23,9 @@ HOOKPOINT = "model.layers.5"
 FILLER = 2_000
 
 
-def planted_index(path, *, latents=6, per_decile=30, silent=0, seed=0) -> tuple[Index, TokenText]:
+def planted_index(
+    path, *, latents=6, per_decile=30, silent=0, seed=0, first_context=0
+) -> tuple[Index, TokenText]:
     """`per_decile` windows of each decile for each latent, eight latents a window.
 
     `silent` more latents are never active.
@@ -60,6 +62,7 @@ def planted_index(path, *, latents=6, per_decile=30, silent=0, seed=0) -> tuple[
         path,
         n_latents=latents + silent,
         context_length=2 * WINDOW,
+        first_context=first_context,
         attributes={"hookpoint": HOOKPOINT},
     ) as writer:
         # A window is a document of its own; two of them share a context.

@@ -16,7 +16,7 @@ import pytest
 from glossator import embeddings
 from glossator.embeddings import nearest_windows
 from glossator.errors import InputError, RunLockedError
-from glossator.sampling import NO_WINDOW, ExplainPlan, SamplingPlan
+from glossator.sampling import NO_WINDOW, ExplainPlan, NegativePlan, SamplingPlan
 from glossator.shown import show_windows
 from planted import WINDOW, planted_index
 
@@ -104,6 +104,23 @@ def test_the_nearest_windows_say_what_the_latent_is_active_on(planted):
     for latent, windows in zip(LATENTS, found.windows, strict=True):
         said = texts_of(windows[:5], index, text)
         assert sum(f"by{latent}" in each for each in said) >= 3
+
+
+def test_windows_of_an_index_that_begins_later_are_its_own(planted, tmp_path):
+    later, text = planted_index(tmp_path / "index", silent=1, first_context=7)
+    found = nearest_windows(later, LATENTS, text, model=bag_of_words, n=400)
+    before = nearest_windows(planted[0], LATENTS, text, model=bag_of_words, n=400)
+    np.testing.assert_array_equal(found.windows, before.windows)
+    plan = SamplingPlan(
+        explain=ExplainPlan(n=0),
+        per_decile=0,
+        negatives=(NegativePlan(kind="embedding", n=3),),
+    )
+    drawn = later.sample(LATENTS, plan, nearest=found)
+    assert len(drawn) == 9
+    windows = found.windows[np.searchsorted(LATENTS, drawn.latent), drawn.rank - 1]
+    first = later.first_context * later.context_length
+    np.testing.assert_array_equal(drawn.start, windows * WINDOW + first)
 
 
 def test_latents_in_any_order_and_twice_give_the_same(planted):

@@ -127,8 +127,12 @@ def _pool(index: Index, most: int, seed: int) -> npt.NDArray[np.uint64]:
     found = np.flatnonzero(index.eligible() & (index.sides() == 1))
     if len(found) > most:
         found = np.sort(np.random.default_rng(seed).permutation(found)[:most])
-    first = index.first_context * index.context_length // index.window
-    return found.astype(np.uint64) + np.uint64(first)
+    return found.astype(np.uint64)
+
+
+def _first(index: Index) -> np.uint64:
+    """What stands before the index's window 0, in windows: positions count from context 0."""
+    return np.uint64(index.first_context * index.context_length // index.window)
 
 
 def _examples(
@@ -140,7 +144,7 @@ def _examples(
         drawn = index.sample(ids[begin : begin + _LATENTS], _QUERY, seed)
         order = np.argsort(drawn.latent, kind="stable")
         owners.append(drawn.latent[order])
-        windows.append(drawn.start[order] // np.uint64(index.window))
+        windows.append(drawn.start[order] // np.uint64(index.window) - _first(index))
     return np.concatenate(owners), np.concatenate(windows)
 
 
@@ -265,7 +269,7 @@ def _kept(
     }
 
     def texts(windows: npt.NDArray[np.uint64]) -> list[str]:
-        starts = windows * np.uint64(index.window)
+        starts = (windows + _first(index)) * np.uint64(index.window)
         return [shown.text for shown in show_windows(starts, index, text)]
 
     slug = re.sub(r"[^\w.-]+", "-", name.rpartition("/")[2])[:40]

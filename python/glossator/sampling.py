@@ -275,7 +275,8 @@ class NearestWindows:
     latents: npt.NDArray[np.uint32]
     """[n] latents, ascending."""
     windows: npt.NDArray[np.uint64]
-    """[n, m] window numbers of the index, the nearest first; `NO_WINDOW`: none."""
+    """[n, m] window numbers, the nearest first; 0 is the index's first, as in `Index.sides`.
+    `NO_WINDOW`: none."""
     index_hash: str
     """Of the index whose windows they are."""
     model: str
