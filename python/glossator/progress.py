@@ -172,7 +172,9 @@ class _LineBar:
         )
 
     def _write(self, line: dict[str, object]) -> None:
-        print(json.dumps(line, ensure_ascii=False), file=self._out, flush=True)
+        # One write: an interrupt between a line and its end would run two lines together.
+        self._out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._out.flush()
 
 
 class _Lines:
