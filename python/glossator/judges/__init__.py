@@ -12,12 +12,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from glossator.errors import InputError
-from glossator.judges.base import Answer, Failure, Judge, Prompt, Usage, run_sync
+from glossator.judges.base import (
+    Answer,
+    Capabilities,
+    Failure,
+    Judge,
+    Prompt,
+    Reading,
+    Usage,
+    run_sync,
+)
 
 if TYPE_CHECKING:
     from glossator.judges.openai_server import OpenAIJudge
 
-__all__ = ["Answer", "Failure", "Judge", "Prompt", "Usage", "open_judge", "run_sync"]
+__all__ = [
+    "Answer",
+    "Capabilities",
+    "Failure",
+    "Judge",
+    "Prompt",
+    "Reading",
+    "Usage",
+    "open_judge",
+    "run_sync",
+]
 
 
 def open_judge(url: str, model: str | None = None, **options: Any) -> OpenAIJudge:  # noqa: ANN401 - those of OpenAIJudge

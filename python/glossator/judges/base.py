@@ -3,7 +3,9 @@
     class Parrot:                       # any object of this shape is a judge
         name, concurrency, notes = "parrot", 8, ()
         async def check(self): ...
+        capabilities = Capabilities(choices=True, schemas=True)
         async def answer(self, prompts, *, choices=None, schema=None, max_tokens, ...): ...
+        async def read(self, prompts, *, alternatives=0): ...
         async def close(self): ...
 
 Explainers and scorers see a judge through `Judge` alone. A request that fails comes back as an
@@ -31,11 +33,13 @@ from glossator.records import LedgerEntry
 __all__ = [
     "TRANSIENT",
     "Answer",
+    "Capabilities",
     "Failure",
     "FailureKind",
     "Job",
     "Judge",
     "Prompt",
+    "Reading",
     "Usage",
     "answer_all",
     "refuse_both",
@@ -82,6 +86,13 @@ class Prompt:
     """Standing instructions; empty for none."""
     shots: tuple[tuple[str, str], ...] = ()
     """Worked examples: pairs of question and answer."""
+    reply: str = ""
+    """The model's own words, which `Judge.read` weighs; `Judge.answer` takes none."""
+    group: str = ""
+    """What prompts that begin alike have in common (`model.layers.5/17`): of several servers one is
+    sent the whole group, so that its prefix cache is used. Never sent."""
+    attempt: int = 1
+    """Which asking of the same question this is. Never sent; stores of answers tell them apart."""
     label: str = ""
     """What it is about (`latent 17, detection`), for messages; never sent."""
 
@@ -160,6 +171,45 @@ class Answer:
             raise ValueError("an answer holds either a text or a failure")
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How likely a model finds the words of `Prompt.reply`, token by token; or a failure."""
+
+    tokens: tuple[str, ...] | None = None
+    """[n] the reply as the model's tokenizer cuts it; joined they are the reply. A character of
+    several tokens stands whole at the first of them. None where it failed."""
+    logprobs: tuple[float, ...] = ()
+    """[n] log probability of each token after all that stands before it."""
+    alternatives: tuple[Mapping[str, float], ...] = ()
+    """[n] log probabilities of the likeliest tokens at each place, by text; empty if not asked."""
+    failure: Failure | None = None
+    """Why there is none; None where there is one."""
+    usage: Usage = Usage()
+    """Tokens of the request."""
+    seconds: float = 0.0
+    """As `Answer.seconds`."""
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) == (self.failure is None):
+            raise ValueError("a reading holds either tokens or a failure")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a judge can be held to; found by `Judge.check`."""
+
+    choices: bool = False
+    """An answer is one of the choices given, because the model is constrained to them."""
+    schemas: bool = False
+    """An answer fits the schema given, because the model is constrained to it."""
+    logprobs: bool = False
+    """Choices come with their probabilities."""
+    readings: bool = False
+    """`Judge.read` works: log probabilities of given words."""
+    cached_tokens: bool = False
+    """It says how many tokens of a prompt were in its prefix cache."""
+
+
 class Judge(Protocol):
     """A language model that can be asked."""
 
@@ -170,6 +220,10 @@ class Judge(Protocol):
     @property
     def concurrency(self) -> int:
         """How many prompts it answers at once."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What `check` found that it can be held to."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -206,6 +260,22 @@ class Judge(Protocol):
         Raises:
             InputError: `choices` and `schema` together.
             JudgeError: the judge cannot be used any more.
+        """
+
+    async def read(self, prompts: Sequence[Prompt], *, alternatives: int = 0) -> list[Reading]:
+        """Weigh the `reply` of each prompt: one forward pass, nothing is generated.
+
+        Args:
+            prompts: questions, each with a reply.
+            alternatives: so many of the likeliest tokens are given at each place.
+
+        Returns:
+            One reading per prompt, in order.
+
+        Raises:
+            InputError: a prompt without a reply.
+            JudgeError: the judge cannot do this (`capabilities.readings`), or cannot be used any
+                more.
         """
 
     async def close(self) -> None:
@@ -247,12 +317,30 @@ class Job:
     """Longest answer."""
     schema: Mapping[str, Any] | None = None
     """JSON schema of the answer."""
+    choices: tuple[str, ...] | None = None
+    """Texts of which the answer is one, with their probabilities where the judge gives them."""
+    alternatives: int | None = None
+    """Not None: the prompt's reply is read, with so many alternatives at each token."""
+
+    async def put(self, judge: Judge) -> Answer | Reading:
+        """Ask the judge."""
+        if self.alternatives is not None:
+            (reading,) = await judge.read([self.prompt], alternatives=self.alternatives)
+            return reading
+        (answer,) = await judge.answer(
+            [self.prompt],
+            choices=self.choices,
+            schema=self.schema,
+            max_tokens=self.max_tokens,
+            logprobs=self.choices is not None and judge.capabilities.logprobs,
+        )
+        return answer
 
 
 async def answer_all(
     judge: Judge,
     jobs: AsyncIterator[Job],
-    handle: Callable[[Job, Answer], Awaitable[Job | None]],
+    handle: Callable[[Job, Any], Awaitable[Job | None]],
 ) -> None:
     """Put a stream of jobs to a judge, as many at once as it takes, in one queue.
 
@@ -262,8 +350,8 @@ async def answer_all(
     Args:
         judge: who answers.
         jobs: what is asked.
-        handle: called with each answer as it arrives; returns a job to be asked next in this place,
-            or None.
+        handle: called with each job and its answer (or reading) as it arrives; returns a job to be
+            asked next in this place, or None.
 
     Raises:
         JudgeError: the judge cannot be used any more; what was handled before stays handled.
@@ -279,10 +367,7 @@ async def answer_all(
         while (job := await draw()) is not None:
             again: Job | None = job
             while again is not None:
-                (answer,) = await judge.answer(
-                    [again.prompt], schema=again.schema, max_tokens=again.max_tokens
-                )
-                again = await handle(again, answer)
+                again = await handle(again, await again.put(judge))
 
     await together(work() for _ in range(judge.concurrency))
 

@@ -23,7 +23,15 @@ import openai
 import tenacity
 
 from glossator.errors import InputError, JudgeError
-from glossator.judges.base import Answer, Failure, Prompt, refuse_both, together
+from glossator.judges.base import (
+    Answer,
+    Capabilities,
+    Failure,
+    Prompt,
+    Reading,
+    refuse_both,
+    together,
+)
 from glossator.judges.faults import (
     MalformedReplyError,
     classify,
@@ -123,6 +131,7 @@ class OpenAIJudge:
             raise InputError(f"judge concurrency {concurrency}: must be at least 1")
         self.url = _checked_url(url)
         self.notes: tuple[str, ...] = ()
+        self.capabilities = Capabilities()
         self._model = model
         self._key = _key_from_environment()
         self._concurrency = concurrency
@@ -184,6 +193,7 @@ class OpenAIJudge:
             )
         except _FAULTS as error:
             raise self._unusable(error, served) from None
+        self.capabilities = Capabilities(schemas=self._constrains)
         self._checked = True
 
     async def answer(
@@ -200,6 +210,10 @@ class OpenAIJudge:
         return await together(
             self._answer_one(prompt, choices, schema, max_tokens, logprobs) for prompt in prompts
         )
+
+    async def read(self, prompts: Sequence[Prompt], *, alternatives: int = 0) -> list[Reading]:
+        """Weigh replies; see `Judge.read`."""
+        raise JudgeError(f"{self.url}: gives no log probabilities of given words")
 
     async def close(self) -> None:
         """Close the connections."""
