@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from glossator import __version__, cli_index, cli_neighbours, demo, pipeline, report
+from glossator import __version__, cli_cost, cli_index, cli_neighbours, demo, pipeline, report
 from glossator.cli_options import examples, help_without_command, parse_latents
 from glossator.config import RunConfig, config_from, load_config
 from glossator.errors import GlossatorError
@@ -320,6 +320,7 @@ def inspect(run_dir: RunDir) -> None:
 
 
 app.command(name="neighbours", epilog=cli_neighbours.EPILOG)(cli_neighbours.neighbours_command)
+app.command(name="cost", epilog=cli_cost.EPILOG)(cli_cost.cost_command)
 
 
 @export.command(name="tables", epilog=examples("glossator export tables run tables"))
