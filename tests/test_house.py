@@ -44,6 +44,7 @@ FLOORS = {
     "cli_options": 6,
     "demo": 6,
     "report": 6,
+    "cli_settings": 6.01,
     "cli_cost": 6.1,
     "cli_index": 6.1,
     "cli_neighbours": 6.1,

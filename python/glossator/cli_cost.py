@@ -21,7 +21,7 @@ __all__ = ["EPILOG", "cost_command"]
 
 EPILOG = examples(
     "glossator cost run",
-    "glossator cost run --write-prices prices.toml   # then edit it",
+    "glossator cost run --write-prices prices.toml",
     "glossator cost run --prices prices.toml",
     "glossator cost run --json",
 )
