@@ -83,6 +83,9 @@ def open_judge(
             "run `pip install 'glossator[judge]'`"
         ) from error
     given = {"extra": extra, "concurrency": concurrency, "timeout": timeout, **options}
+    if len(places) > 1:
+        # Another server is there: sooner asked than a lost one waited for.
+        given.setdefault("lost_attempts", 2)
     servers = [OpenAIJudge(url, model, **given) for url in places]
     judge: Judge = servers[0] if len(servers) == 1 else Pool(servers)
     return judge if replay is None else ReplayJudge(judge, replay, extra=extra)
