@@ -12,6 +12,7 @@ is that of Paulo and Belrose (2025), "Evaluating SAE interpretability without ex
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 from pydantic import Field
@@ -147,7 +148,12 @@ class IntruderScorer:
         """Number, four windows of a stratum, and the one whose pattern the intruder takes."""
         width, asked = _STRATA[self._options.strata], self._options.questions
         for first in range(1, 11, width):
-            held = [window for window in windows if first <= window.decile < first + width]
+            rows = [
+                [window for window in windows if window.decile == decile]
+                for decile in range(first, first + width)
+            ]
+            # The deciles of a quintile take turns.
+            held = [window for turn in zip_longest(*rows) for window in turn if window is not None]
             for number in range(min(asked, len(held) // _ALIKE)):
                 begin = _ALIKE * number
                 # The pattern of one that is shown would stand there twice, if there is another.
