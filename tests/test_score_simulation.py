@@ -25,7 +25,7 @@ from planted import planted_index
 from scorer_parts import CUT, PLAN, asked, lost, materials_of, window
 
 LATENTS = range(4)
-JOINING = re.compile(r"\n|\t\?|\t|[^\n\t]+")
+JOINING = re.compile(r"\n|\t…|\t|[^\n\t]+")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def reading(reply, digit_of, cut=CUT):
     tokens = tuple(cut.findall(reply))
     alternatives, token = [], ""
     for before, piece in zip(("", *tokens), tokens, strict=False):
-        place = {"?": math.log(0.9), "⏎": math.log(0.01)}
-        if before == "\t" and piece == "?":
+        place = {"…": math.log(0.9), "⏎": math.log(0.01)}
+        if before == "\t" and piece == "…":
             place |= {str(digit): weight for digit, weight in digit_of(token).items()}
         alternatives.append(place)
         token = piece if piece not in "\t\n" else token
@@ -143,17 +143,17 @@ def test_without_silent_windows_only_activating_ones_are_read(planted):
 
 def test_every_sign_has_one_line_and_its_tokens_share_a_value():
     shown = window(
-        ["", "a\tb", " c", "\n", "🙂", "", "¶", "?\t", ""],
+        ["", "a\tb", " c", "\n", "🙂", "", "¶", "…\t", ""],
         [0] * 9,
         heads=[0, 1, 2, 3, 4, 4, 6, 7, 8],
         starts=[False, False, True, *[False] * 6],
         live=[False, *[True] * 7, False],
     ).shown
     reply, places = listed(shown)
-    assert reply.split("\n")[1:] == ["a⇥b\t?", "¶ c\t?", "⏎\t?", "🙂\t?", "\\¶\t?", "?⇥\t?"]
+    assert reply.split("\n")[1:] == ["a⇥b\t…", "¶ c\t…", "⏎\t…", "🙂\t…", "\\¶\t…", "…⇥\t…"]
     assert [place is None for place in places] == [True, *[False] * 7, True]
     assert places[4] == places[5]
-    assert all(reply[place - 1 : place + 1] == "\t?" for place in places if place is not None)
+    assert all(reply[place - 1 : place + 1] == "\t…" for place in places if place is not None)
     values = expected_values(reading(reply, lambda token: sure(4)), reply, places)
     assert [math.isnan(value) for value in values] == [True, *[False] * 7, True]
     assert values[4] == values[5] == pytest.approx(4 * 10 / 9, abs=1e-3)
@@ -169,7 +169,7 @@ def test_every_sign_has_one_line_and_its_tokens_share_a_value():
 def test_the_value_is_the_mean_digit_among_digits_alone(alternatives):
     reply, places = listed(window(["x"], [0]).shown)
     given_reading = reading(reply, lambda token: {})
-    at = next(i for i, token in enumerate(given_reading.tokens) if token == "?")
+    at = next(i for i, token in enumerate(given_reading.tokens) if token == "…")
     all_of_it = [dict(place) for place in given_reading.alternatives]
     all_of_it[at] = alternatives
     found = expected_values(
@@ -200,7 +200,7 @@ def test_tokenizers_that_join_a_tab_and_a_word_do_not_join_it_and_the_placeholde
         ]
     )
     made.decoder = decoders.ByteLevel()
-    lines = ["the\tunknown\n\tunknown\n", "x\t?\ny\t0\nz\t9\n"] * 50
+    lines = ["the\tunknown\n\tunknown\n", "x\t…\ny\t0\nz\t9\n"] * 50
     made.train_from_iterator(
         lines,
         trainers.BpeTrainer(
@@ -215,7 +215,7 @@ def test_tokenizers_that_join_a_tab_and_a_word_do_not_join_it_and_the_placeholde
 
     reply, places = listed(window([" the", "(", "\n", "  ", "42", " end"], [0] * 6).shown)
     assert set(places) <= begins(reply)
-    word = reply.replace("\t?", "\tunknown")
+    word = reply.replace("\t…", "\tunknown")
     assert not {at.end() for at in re.finditer("\t", word[12:])} <= {b - 12 for b in begins(word)}
 
 

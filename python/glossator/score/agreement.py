@@ -36,8 +36,10 @@ def simulation_figures(
     that the best line in the predicted ones explains, for the judge cannot know the latent's scale:
     the square of the correlation, and 0 where the line would fall.
 
-    The interval is Student's on Fisher's z, with the standard error of a bootstrap over clusters:
-    at twenty windows its mean coverage is .93, that of the bootstrap's quantiles .90.
+    The interval is Student's on Fisher's z, with the standard error of a bootstrap over clusters,
+    or that of independent tokens where it is larger. On planted truth, twenty windows, it covers
+    .89 (correlation .14), .95 (.42), .93 (.68) and all but none (0); the bootstrap's quantiles
+    cover .89 to .93. Where one window's activations dwarf all others', no interval tells.
 
     Args:
         predicted: for each window [W] predicted activations; NaN: token left out.
@@ -68,7 +70,9 @@ def _with_interval(found: float, sums: Floats, seed: int) -> Figure:
     draws = draws[np.isfinite(draws)]
     if len(draws) < _DRAWS / 2:
         return Figure(found, reason="no interval: too few documents in which the latent is active")
-    error = float(np.std(_fisher(draws))) * float(student_t(count - 1))
+    # Windows are worth no more than their tokens would be if they were independent.
+    alone = 1 / math.sqrt(max(float(sums[:, 0].sum()) - 3, 1.0))
+    error = max(float(np.std(_fisher(draws))), alone) * float(student_t(count - 1))
     centre = float(_fisher(np.array(found)))
     return Figure(found, math.tanh(centre - error), math.tanh(centre + error))
 

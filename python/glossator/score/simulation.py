@@ -6,9 +6,9 @@
 
 The method is that of Bills et al. (2023), "Language models can explain neurons in language models",
 with all tokens of a window in one forward pass: the judge reads a reply that lists the tokens, each
-followed by a tab and a question mark, and the probabilities of the digits in the question mark's
-place are the prediction. The worked examples begin with question marks, too, and go over to digits,
-so that a digit is likely anywhere. A window in which some token gets no digit is missing, not zero.
+followed by a tab and an ellipsis, and the probabilities of the digits in the ellipsis's place are
+the prediction. The worked examples begin with ellipses, too, and go over to digits, so that a digit
+is likely anywhere. A window in which some token gets no digit is missing, not zero.
 
 Digits go from 0 to 9, for a number of two digits begins as another of one where a tokenizer splits
 them (Llama 2, Gemma, Qwen, SmolLM2): 10 would be read as 1. What is stored is spread over 0 to 10.
@@ -50,7 +50,7 @@ __all__ = [
 
 _TOP = 9
 _HEAD = "token\tresponse"
-_HIDDEN = "?"
+_HIDDEN = "…"
 _SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _OURS = "⏎␍⇥¶"
 
@@ -58,8 +58,8 @@ _SYSTEM = f"""\
 You predict how strongly one unit of a neural network responds to each token of a passage, going \
 by a description of what it responds to. The passage comes as a list with one token a line: the \
 token, a tab, and the response as one digit, from 0 for none to {_TOP} for the strongest. The unit \
-is silent on most tokens. In the first lines of a list the digit may be covered by a question \
-mark, which says nothing about the response. {SIGNS} ⇥ stands for a tab in the text."""
+is silent on most tokens. In the first lines of a list an ellipsis may stand in the place of the \
+digit, which says nothing about the response. {SIGNS} ⇥ stands for a tab in the text."""
 
 _SHOTS: tuple[tuple[str, int, tuple[tuple[str, int], ...]], ...] = (
     (
