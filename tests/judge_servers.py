@@ -274,10 +274,10 @@ def vllm_probe(request: Request, logprobs: bool = True, readings: bool = True) -
     """What vLLM answers to a start-up question."""
     if request.is_reading:
         return reading(request.body["messages"][-1]["content"]) if readings else Reply("Yes")
-    if request.choices:
-        first = request.choices[0]
-        return Reply(first, logprobs={first: -0.1} if logprobs else None)
-    return Reply("[true, false, true]" if request.schema else "Hello.")
+    text = "[true, false, true]" if request.schema else "Hello."
+    text = request.choices[0] if request.choices else text
+    weighed = logprobs and request.body.get("logprobs")
+    return Reply(text, logprobs={text: -0.1} if weighed else None)
 
 
 def reading(words: str, before: str = "<s> user words assistant\n", logprob: float = -0.5) -> Reply:

@@ -30,7 +30,7 @@ __all__ = ["SCHEMA_VERSION", "Rows", "Store", "journal_mode"]
 Rows: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 """What a table takes: records, mappings by column, or Arrow."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DATABASE = "run.db"
 LOCK = "run.lock"
 
@@ -42,7 +42,7 @@ _KEYS = {
     "protocols": ("protocol_id",),
     "verdicts": ("explanation_id", "protocol_id", "scorer", "prompt_id", "slot"),
     "scores": ("explanation_id", "protocol_id", "scorer", "metric", "kind", "decile"),
-    "ledger": ("stage", "scorer"),
+    "ledger": ("stage", "scorer", "latent"),
 }
 _SQL_TYPES = {"int64": "INTEGER", "uint64": "INTEGER", "bool": "INTEGER", "double": "REAL"}
 
@@ -66,8 +66,25 @@ def _name_sources(database: sqlite3.Connection) -> None:
         database.execute(f'ALTER TABLE "examples" ADD COLUMN "{column}" INTEGER')
 
 
+def _tell_latents(database: sqlite3.Connection) -> None:
+    """Version 3: the ledger tells latents apart; what was booked before is no single one's."""
+    database.execute('ALTER TABLE "ledger" RENAME TO "ledger_of_2"')
+    database.execute(_create("ledger"))
+    columns = (
+        "stage, scorer, requests, prompt_tokens, unique_prompt_tokens, cached_tokens, "
+        "completion_tokens, seconds"
+    )
+    database.execute(
+        f"INSERT INTO ledger ({columns}, latent, verdicts) SELECT {columns}, -1, 0 FROM ledger_of_2"
+    )
+    database.execute('DROP TABLE "ledger_of_2"')
+
+
 # By version: what turns a database of that version into one of the next.
-_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _name_sources}
+_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: _name_sources,
+    2: _tell_latents,
+}
 
 
 def journal_mode(path: Path) -> str:

@@ -50,15 +50,19 @@ def reading_of(reply: Mapping[str, Any], words: str, alternatives: int) -> Weigh
     texts: list[str] = []
     weights: list[float] = []
     at, length = len(places), 0
-    # Tokens without text before a first character of several bytes are its beginning.
-    while at > 0 and (length < len(words) or _is_piece(places[at - 1], ids[at - 1], words)):
+    # Tokens without text before a character of several bytes are its beginning.
+    begun = False
+    while at > 0 and (length < len(words) or (begun and _is_empty(places[at - 1], ids[at - 1]))):
         at -= 1
         own = _own(places[at], ids[at])
         if own is None:
             return Failure("malformed", "a token of the answer has no log probability")
-        texts.insert(0, own[0])
-        weights.insert(0, own[1])
+        texts.append(own[0])
+        weights.append(own[1])
         length += len(own[0])
+        begun = not own[0].isascii() or (begun and not own[0])
+    texts.reverse()
+    weights.reverse()
     joined = "".join(texts)
     # A first token may begin with the white space that ends the template.
     if not joined.endswith(words) or joined.removesuffix(words).strip():
@@ -87,21 +91,25 @@ def _own(place: object, token_id: object) -> tuple[str, float] | None:
     return text or "", float(logprob)
 
 
-def _is_piece(place: object, token_id: object, words: str) -> bool:
+def _is_empty(place: object, token_id: object) -> bool:
     own = _own(place, token_id)
-    return own is not None and not own[0] and not words[0].isascii()
+    return own is not None and not own[0]
 
 
 def _whole_characters(texts: list[str]) -> list[str]:
-    """The same texts, but a character of several tokens stands at the first of them."""
+    """The same texts, but a character of several tokens stands at the first of them.
+
+    How many bytes a token holds is not known: where tokens hold pieces of several characters, all
+    of these stand at the first.
+    """
     moved, empty = list(texts), None
     for at, text in enumerate(texts):
         if not text:
             empty = at if empty is None else empty
             continue
-        first = next((i for i, character in enumerate(text) if not character.isascii()), None)
-        if empty is not None and first is not None:
-            moved[empty], moved[at] = text[: first + 1], text[first + 1 :]
+        if empty is not None and not text.isascii():
+            end = 1 + max(i for i, character in enumerate(text) if not character.isascii())
+            moved[empty], moved[at] = text[:end], text[end:]
         empty = None
     return moved
 

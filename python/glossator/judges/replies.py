@@ -31,8 +31,9 @@ Reply = Mapping[str, Any]
 
 # A turn ended by these was given up by the server, not by the model.
 _BROKEN_OFF = ("error", "abort", "cancelled")
-# What may stand before and after a choice.
+# What may stand before and after a choice: the quotes of JSON, and what models write unconstrained.
 _AROUND = ' \n\t"'
+_AROUND_LOOSELY = _AROUND + "'`*.,:;!"
 # A token this unlikely leaves the probabilities as they are, whatever it begins.
 _NEGLIGIBLE = 1e-6
 
@@ -140,23 +141,24 @@ def probabilities_of(
     """
     places = _places(reply)
     said = {choice: choice.casefold() if loosely else choice for choice in choices}
+    around = _AROUND_LOOSELY if loosely else _AROUND
     weights = dict.fromkeys(choices, 0.0)
     # How likely the answer's own tokens were up to here, and what they say.
     reached, before = 1.0, ""
     for place in places:
         if not isinstance(place, dict):
             return None
-        own = _word(before, place.get("token"), loosely)
+        own = _word(before, place.get("token"), around)
         for token, weight in _alternatives(place):
-            word = _word(before, token, loosely)
-            fits = _fitting(word, said)
+            word = _word(before, token, around)
+            fits = _fitting(word, said, around)
             if not fits and before:
                 fits = [choice for choice in choices if said[choice] == before]  # it ends here
             if len(fits) == 1:
                 weights[fits[0]] += reached * weight
             elif word and len(fits) > 1 and word != own and weight > _NEGLIGIBLE:
                 return None  # several begin with it, and nothing says how it would have gone on
-        if own and len(_fitting(own, said)) < 2:
+        if own and len(_fitting(own, said, around)) < 2:
             break
         reached *= _probability(place.get("logprob"))
         before = own
@@ -177,18 +179,18 @@ def _places(reply: Reply) -> list[Any]:
     return places if isinstance(places, list) else []
 
 
-def _word(before: str, token: object, loosely: bool) -> str:
+def _word(before: str, token: object, around: str) -> str:
     """What was said with one token more, without what stands before its first letter."""
     word = before + token if isinstance(token, str) else before
-    word = word if before else word.lstrip(_AROUND)
-    return word.casefold() if loosely else word
+    word = word if before else word.lstrip(around)
+    return word.casefold() if around is _AROUND_LOOSELY else word
 
 
-def _fitting(word: str, said: Mapping[str, str]) -> list[str]:
+def _fitting(word: str, said: Mapping[str, str], around: str) -> list[str]:
     """The choices that begin with a word, or that it is, but for what stands after it."""
     if not word:
         return list(said)
-    ended = word.rstrip(_AROUND)
+    ended = word.rstrip(around)
     return [choice for choice, text in said.items() if text.startswith(word) or text == ended]
 
 
