@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from glossator.score.intervals import wilson
 from glossator.score.others import OTHERS, Group
 from glossator.score.output import output_p_value
+from glossator.score.ranking import auroc_figure
 
 
 def row(example="", *, truth=True, answer=None, failure=None, prompt="p", value=None):
@@ -145,3 +146,54 @@ def test_windows_of_one_document_are_one_draw():
     (paired, _), (single, _) = (scores("simulation", rows, held) for held in (examples, alone))
     assert paired.value == single.value
     assert paired.low != single.low
+
+
+def ranked(active, silent, kinds=("random",), lost=0):
+    rng = np.random.default_rng(active + silent)
+    rows, examples = [], {}
+    for number in range(active + silent + lost):
+        truth = number < active
+        name = f"w{number}"
+        kind = None if truth else kinds[number % len(kinds)]
+        examples[name] = {"document": number // 2, "kind": kind, "decile": int(truth)}
+        failure = "timeout" if number >= active + silent else None
+        value = None if failure else (float(truth) + rng.normal(),)
+        rows.append(row(name, truth=truth, value=value, failure=failure))
+    return rows, examples
+
+
+@pytest.mark.parametrize("scorer", ["embedding", "surprisal"])
+def test_what_ranks_has_an_auroc_over_documents_of_all_and_of_each_kind(scorer):
+    rows, examples = ranked(30, 40, kinds=("random", "peak_token"))
+    found = [s for s in scores(scorer, rows, examples) if s.metric == "auroc"]
+    assert [(s.kind, s.n_positive, s.n_negative) for s in found] == [
+        ("all", 30, 40),
+        ("peak_token", 30, 20),
+        ("random", 30, 20),
+    ]
+    values = np.array([r["value"][0] for r in rows])
+    truth = np.array([r["truth"] for r in rows])
+    figure = auroc_figure(values, truth, np.arange(70) // 2)
+    assert (found[0].value, found[0].low, found[0].high) == (figure.value, figure.low, figure.high)
+    assert found[0].value > 0.6
+    assert len(scores("embedding", *ranked(30, 40))) == 1
+
+
+def test_too_few_or_too_many_lost_windows_have_no_auroc():
+    for arguments, why in (
+        ((19, 30), "19 activating windows were answered; 20 are needed"),
+        ((20, 9), "9 silent windows were answered; 10 are needed"),
+        ((20, 12, ("random",), 4), "4 of 16 silent windows are missing, more than 20% (timeout)"),
+    ):
+        (score,) = scores("embedding", *ranked(*arguments))
+        assert (score.value, score.reason) == (None, why)
+
+
+def test_surprisal_says_what_the_explanation_takes_off_the_loss():
+    rows, examples = ranked(30, 40)
+    gain = next(s for s in scores("surprisal", rows, examples) if s.metric == "loss_reduction")
+    values = np.array([r["value"][0] for r in rows if r["truth"]])
+    assert gain.value == pytest.approx(values.mean())
+    # Fifteen documents of two windows are fifteen draws.
+    error = values.reshape(15, 2).mean(axis=1).std(ddof=1) / np.sqrt(15)
+    assert (gain.high - gain.low) / 2 == pytest.approx(2.1448 * error, rel=1e-4)

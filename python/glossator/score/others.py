@@ -1,4 +1,4 @@
-"""What the verdicts of simulation, generation, output and intruder amount to.
+"""What the verdicts of the scorers amount to that do not ask for yes or no.
 
     group = Group(explanation_id, protocol_id, "output", verdicts, examples)
     scores = OTHERS[group.scorer](group)           # rows of the table `scores`
@@ -9,16 +9,20 @@ that they are on, by id. Verdicts that are missing count as missing, never as wr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from glossator.records import Score
 from glossator.score.agreement import simulation_figures
+from glossator.score.intervals import student_t
 from glossator.score.lettered import LETTERS
 from glossator.score.output import output_p_value
+from glossator.score.ranking import auroc_figure
 from glossator.score.shares import Figure, share_figure
 
 __all__ = ["FEWEST", "OTHERS", "Group"]
@@ -27,6 +31,8 @@ FEWEST = {"simulation": 10, "generation": 5, "output": 3, "intruder": 5}
 """With fewer answered windows, texts or questions there is no score."""
 
 _MAX_MISSING = 0.2
+_FEWEST_OF = {True: 20, False: 10}
+"""Activating and silent windows of an AUROC."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,15 +55,23 @@ class Group:
         """The verdicts that are not missing."""
         return [row for row in self.verdicts if row["failure"] is None]
 
-    def refusal(self, unit: str, answered: int, asked: int) -> str | None:
+    def documents(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.int64]:
+        """A number for each verdict's document; a window of none stands for itself."""
+        found = [self.examples[row["example_id"]].get("document") for row in rows]
+        names = [f"w{at}" if name is None else f"d{name}" for at, name in enumerate(found)]
+        codes: npt.NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
+        return codes
+
+    def refusal(self, unit: str, answered: int, asked: int, fewest: int = 0) -> str | None:
         """Why there is no score; None where there is one."""
+        fewest = fewest or FEWEST[self.scorer]
         lost = asked - answered
         if lost > _MAX_MISSING * asked:
             reasons = {row["failure"] for row in self.verdicts if row["failure"] is not None}
             why = f" ({reasons.pop()})" if len(reasons) == 1 else ""
             return f"{lost} of {asked} {unit} are missing, more than {_MAX_MISSING:.0%}{why}"
-        if answered < FEWEST[self.scorer]:
-            return f"{answered} {unit} were answered; {FEWEST[self.scorer]} are needed"
+        if answered < fewest:
+            return f"{answered} {unit} were answered; {fewest} are needed"
         return None
 
     def row(self, metric: str, figure: Figure, **fields: Any) -> Score:  # noqa: ANN401
@@ -109,14 +123,10 @@ def _simulation(group: Group) -> list[Score]:
 
 def _agreement(group: Group, rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     held = [group.examples[row["example_id"]] for row in rows]
-    documents = [example.get("document") for example in held]
-    # A window of unknown document stands for itself.
-    names = [number if name is None else f"d{name}" for number, name in enumerate(documents)]
-    clusters = np.unique([str(name) for name in names], return_inverse=True)[1]
     return simulation_figures(
         [np.array(row["value"], np.float64) for row in rows],
         [np.array(example["activations"], np.float64) for example in held],
-        clusters,
+        group.documents(rows),
     )
 
 
@@ -171,10 +181,81 @@ def _intruder(group: Group) -> list[Score]:
     return scores
 
 
+def _ranking(group: Group) -> list[Score]:
+    """AUROC of activating against silent windows: of all, and of each kind if there are several."""
+    kinds = {
+        row["example_id"]: group.examples[row["example_id"]].get("kind") or ""
+        for row in group.verdicts
+        if not row["truth"]
+    }
+    several = sorted(set(kinds.values()) - {""})
+    scores = []
+    for kind in ("all", *(several if len(several) > 1 else ())):
+        rows = [
+            row
+            for row in group.verdicts
+            if row["truth"] or kind in ("all", kinds[row["example_id"]])
+        ]
+        live = [row for row in rows if row["failure"] is None]
+        truth = np.array([bool(row["truth"]) for row in live], np.bool_)
+        refusal = None
+        for side, fewest in _FEWEST_OF.items():
+            asked = sum(bool(row["truth"]) == side for row in rows)
+            unit = f"{'activating' if side else 'silent'} windows"
+            refusal = refusal or group.refusal(unit, int((truth == side).sum()), asked, fewest)
+        figure = Figure(reason=refusal)
+        if refusal is None:
+            values = np.array([row["value"][0] for row in live], np.float64)
+            figure = auroc_figure(values, truth, group.documents(live))
+        scores.append(
+            group.row(
+                "auroc",
+                figure,
+                kind=kind,
+                n=len(live),
+                n_positive=int(truth.sum()),
+                n_negative=int((~truth).sum()),
+                n_missing=len(rows) - len(live),
+            )
+        )
+    return scores
+
+
+def _surprisal(group: Group) -> list[Score]:
+    """AUROC, and what the explanation takes off the loss of activating windows, nats per token."""
+    rows = [row for row in group.verdicts if row["truth"]]
+    live = [row for row in rows if row["failure"] is None]
+    refusal = group.refusal("activating windows", len(live), len(rows), _FEWEST_OF[True])
+    figure = Figure(reason=refusal)
+    if refusal is None:
+        figure = _mean(np.array([row["value"][0] for row in live]), group.documents(live))
+    gain = group.row(
+        "loss_reduction",
+        figure,
+        kind="none",
+        n=len(live),
+        n_positive=len(live),
+        n_missing=len(rows) - len(live),
+    )
+    return [*_ranking(group), gain]
+
+
+def _mean(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64]) -> Figure:
+    """A mean, its variance linearised over clusters, with Student's t."""
+    mean, count = float(values.mean()), int(clusters.max()) + 1
+    if count < 2:
+        return Figure(mean, reason="no interval: all windows are of one document")
+    totals = np.bincount(clusters, values - mean) / len(values)
+    half = float(student_t(count - 1)) * math.sqrt(count / (count - 1) * float(totals @ totals))
+    return Figure(mean, mean - half, mean + half)
+
+
 OTHERS: Mapping[str, Callable[[Group], list[Score]]] = {
     "simulation": _simulation,
     "generation": _generation,
     "output": _output,
     "intruder": _intruder,
+    "embedding": _ranking,
+    "surprisal": _surprisal,
 }
 """The scores of each such scorer."""
