@@ -143,6 +143,9 @@ def test_minilm_tells_windows_by_their_subject():
 # --- surprisal ------------------------------------------------------------------------------------
 
 
+ALL = SurprisalOptions(per_decile=None, silent=None)
+
+
 def reader(gain):
     """A judge that finds every token a nat likelier where `gain(question, reply)` says so."""
 
@@ -162,7 +165,9 @@ def knows(question, reply):
 
 
 def test_an_explanation_that_helps_on_activating_text_alone_lies_above(planted):
-    verdicts = asked(SurprisalScorer(), materials_of(planted, LATENTS), reader(knows))
+    verdicts = asked(SurprisalScorer(), materials_of(planted, [0]), reader(knows))
+    assert [sum(v.truth == side for v in verdicts) for side in (True, False)] == [20, 20]
+    verdicts = asked(SurprisalScorer(ALL), materials_of(planted, LATENTS), reader(knows))
     assert len(verdicts) == sum(len(m.windows) for m in materials_of(planted, LATENTS))
     assert area(verdicts) == 1.0
     assert {round(v.value[0], 9) for v in verdicts if v.truth} == {1.0}
@@ -172,9 +177,9 @@ def test_an_explanation_that_helps_on_activating_text_alone_lies_above(planted):
 
 def test_an_explanation_that_helps_on_all_text_or_on_any_is_at_chance(planted):
     materials = materials_of(planted, range(6))
-    everywhere = asked(SurprisalScorer(), materials, reader(lambda q, r: "latent" in q))
+    everywhere = asked(SurprisalScorer(ALL), materials, reader(lambda q, r: "latent" in q))
     assert area(everywhere) == 0.5
-    at_random = asked(SurprisalScorer(), materials, reader(lambda q, r: coin(0.5, q, r)))
+    at_random = asked(SurprisalScorer(ALL), materials, reader(lambda q, r: coin(0.5, q, r)))
     assert abs(area(at_random) - 0.5) < 0.08
 
 
@@ -195,7 +200,7 @@ def test_both_readings_are_of_the_windows_words_and_one_is_the_same_for_all(plan
 def test_windows_without_text_are_not_read_and_white_space_at_the_ends_is_not():
     windows = (window([" a", "\n"], [1, 0], name="a"), window(["\n", ""], [0, 0], decile=0))
     told = Explanation.of(HOOKPOINT, 0, "someone", "words")
-    (request,) = SurprisalScorer().requests(
+    (request,) = SurprisalScorer(ALL).requests(
         Material(HOOKPOINT, 0, 0, windows, (told,)), told, "protocol"
     )
     assert [job.prompt.reply for job in request.jobs] == ["a", "a"]
@@ -216,7 +221,7 @@ def test_a_reading_that_fails_or_is_of_other_words_is_missing(planted):
         return reader(knows)(job)
 
     for answer in (lost, half, others, uneven):
-        verdicts = asked(SurprisalScorer(), materials, answer)
+        verdicts = asked(SurprisalScorer(ALL), materials, answer)
         assert len(verdicts) == len(materials[0].windows)
         assert all(v.failure and v.value is None and v.answer is None for v in verdicts)
 
@@ -226,5 +231,6 @@ def test_surprisal_refuses_a_judge_that_reads_nothing():
         SurprisalScorer().refuse(PLAN, Capabilities(choices=True))
     SurprisalScorer().refuse(PLAN, Capabilities(readings=True))
     plan = SamplingPlan(negatives=(NegativePlan(n=0),))
-    with pytest.raises(InputError, match="surprisal shows 1"):
-        SurprisalScorer().refuse(plan, Capabilities(readings=True))
+    for options, shown in ((ALL, 1), (SurprisalOptions(), 20)):
+        with pytest.raises(InputError, match=f"surprisal shows {shown}"):
+            SurprisalScorer(options).refuse(plan, Capabilities(readings=True))

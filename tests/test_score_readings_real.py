@@ -17,7 +17,7 @@ from glossator.score.lettered import LETTERS
 from glossator.score.output import OutputOptions, OutputScorer
 from glossator.score.scorers import Material
 from glossator.score.simulation import SimulationOptions, SimulationScorer
-from glossator.score.surprisal import SurprisalScorer
+from glossator.score.surprisal import SurprisalOptions, SurprisalScorer
 from scorer_parts import asked, window
 
 pytestmark = pytest.mark.real
@@ -118,7 +118,7 @@ def scorers():
     promoted = {latent: range(100 * latent, 100 * latent + 10) for latent in range(30)}
     return {
         "simulation": SimulationScorer(SimulationOptions(silent=2)),
-        "surprisal": SurprisalScorer(),
+        "surprisal": SurprisalScorer(SurprisalOptions(per_decile=None, silent=None)),
         "output": OutputScorer(
             OutputOptions(), promoted, name=lambda token: f"t{token}", saw_logits=lambda _: False
         ),

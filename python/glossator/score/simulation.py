@@ -20,9 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from glossator.judges.base import Answer, Capabilities, Failure, Job, Prompt, Reading
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 _TOP = 9
+_DIGITS = {str(digit): digit for digit in range(_TOP + 1)}
 _HEAD = "token\tresponse"
 _HIDDEN = "…"
 _SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
@@ -245,9 +247,7 @@ def expected_values(
         return Failure("malformed", "what was read is not what was sent")
     if len(reading.alternatives) != len(tokens):
         return Failure("malformed", "the reading has no alternatives")
-    begins = dict(
-        zip(np.cumsum([0, *map(len, tokens)]).tolist(), reading.alternatives, strict=False)
-    )
+    begins = dict(zip(accumulate(map(len, tokens), initial=0), reading.alternatives, strict=False))
     values = []
     for number, place in enumerate(places):
         if place is None:
@@ -263,21 +263,21 @@ def expected_values(
 
 
 def _expected(alternatives: Mapping[str, float]) -> float | None:
-    weights = np.zeros(_TOP + 1)
+    total = mean = 0.0
     for text, logprob in alternatives.items():
-        digit = text.strip()
-        if len(digit) == 1 and digit in "0123456789":
-            weights[int(digit)] += math.exp(logprob)
-    total = weights.sum()
-    if total == 0:
-        return None
-    return float(weights @ np.arange(_TOP + 1) / total * (10 / _TOP))
+        digit = _DIGITS.get(text.strip())
+        if digit is not None:
+            weight = math.exp(logprob)
+            total += weight
+            mean += weight * digit
+    return mean / total * (10 / _TOP) if total else None
 
 
 def _question(description: str) -> str:
     return f"Description: {single_line(description)}"
 
 
+@cache
 def _shots() -> tuple[tuple[str, str], ...]:
     return tuple(
         (

@@ -47,9 +47,9 @@ _WITHOUT = "What occurs in it: anything at all"
 class SurprisalOptions(Record):
     """Which windows are read."""
 
-    per_decile: int | None = Field(default=None, ge=1)
+    per_decile: int | None = Field(default=2, ge=1)
     """Activating windows of each decile: the first ones; None: all that are drawn."""
-    silent: int | None = Field(default=None, ge=1)
+    silent: int | None = Field(default=20, ge=1)
     """Silent windows: the first ones; None: all that are drawn."""
 
 
