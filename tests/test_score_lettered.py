@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -263,6 +264,16 @@ def test_quintiles_do_with_fewer_windows_of_a_decile(planted):
 def test_without_a_silent_window_left_there_is_no_question(planted):
     plan = SamplingPlan(per_decile=4, negatives=(NegativePlan(kind="random", n=3),))
     assert len(asked(IntruderScorer(), materials_of(planted, [0], plan=plan), seeing)) == 15
+
+
+def test_a_negative_in_which_the_latent_is_active_is_no_intruder(planted):
+    (material,) = materials_of(planted, [0])
+    activating = next(w for w in material.windows if w.decile == 5)
+    unfiltered = replace(activating, decile=0, example_id="unfiltered")
+    material = replace(material, windows=(unfiltered, *material.windows))
+    verdicts = asked(IntruderScorer(), [material], seeing)
+    assert len(verdicts) == 50
+    assert "unfiltered" not in {v.example_id for v in verdicts}
 
 
 def test_a_lost_question_is_five_missing_verdicts(planted):

@@ -102,7 +102,8 @@ class IntruderScorer:
         self, material: Material, explanation: Explanation, protocol_id: str
     ) -> Iterator[Request]:
         """A question for every four windows of a stratum; each silent window is shown once."""
-        silent = iter([window for window in material.windows if window.decile == 0])
+        # Negatives of a kind that is not filtered may be active after all.
+        silent = iter([w for w in material.windows if w.decile == 0 and not w.activations.any()])
         for number, alike, spare in self._fours(material.windows):
             items = [self._right(window) for window in alike]
             pattern = right_marks(spare, self._options.threshold)
