@@ -1,10 +1,10 @@
 """What the verdicts of the scorers amount to that do not ask for yes or no.
 
-    group = Group(explanation_id, protocol_id, "output", verdicts, examples)
-    scores = OTHERS[group.scorer](group)           # rows of the table `scores`
+    rows = scores_of_others(verdicts, examples)    # of all explanations, protocols and scorers
+    group = Group(explanation_id, protocol_id, "output", some_verdicts, some_examples)
+    rows = OTHERS[group.scorer](group)             # of one
 
-`verdicts` are rows of the run's table, of one explanation, protocol and scorer; `examples` those
-that they are on, by id. Verdicts that are missing count as missing, never as wrong.
+Verdicts that are missing count as missing, never as wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from glossator.errors import InputError
 from glossator.records import Score
 from glossator.score.agreement import simulation_figures
 from glossator.score.intervals import student_t
@@ -25,12 +28,17 @@ from glossator.score.output import output_p_value
 from glossator.score.ranking import auroc_figure
 from glossator.score.shares import Figure, share_figure
 
-__all__ = ["FEWEST", "OTHERS", "Group"]
+__all__ = ["FEWEST", "OTHERS", "Group", "scores_of_others"]
 
 FEWEST = {"simulation": 10, "generation": 5, "output": 3, "intruder": 5}
 """With fewer answered windows, texts or questions there is no score."""
 
 _MAX_MISSING = 0.2
+_OF_NO_WINDOW = ("output", "generation")
+_COLUMNS = [
+    *("explanation_id", "protocol_id", "scorer", "example_id", "prompt_id", "slot"),
+    *("truth", "answer", "value", "failure"),
+]
 _FEWEST_OF = {True: 20, False: 10}
 """Activating and silent windows of an AUROC."""
 
@@ -259,3 +267,48 @@ OTHERS: Mapping[str, Callable[[Group], list[Score]]] = {
     "surprisal": _surprisal,
 }
 """The scores of each such scorer."""
+
+
+def scores_of_others(verdicts: pa.Table, examples: pa.Table) -> list[Score]:
+    """The scores of all verdicts whose scorer is one of `OTHERS`.
+
+    Args:
+        verdicts: the run's table; those of other scorers are passed over.
+        examples: columns `example_id` and `decile`, and `document`, `kind` and `activations` where
+            they are known: without documents a window counts as one, and simulation has no scores
+            without activations.
+
+    Raises:
+        InputError: a column is missing, or a verdict is on an example that is not there.
+    """
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    wanted = pc.is_in(verdicts["scorer"], pa.array(list(OTHERS), pa.string()))
+    order = [("prompt_id", "ascending"), ("slot", "ascending")]
+    verdicts = verdicts.filter(wanted)
+    if not len(verdicts):
+        return []
+    for column in _COLUMNS:
+        if column not in verdicts.column_names:
+            raise InputError(f"table `verdicts`: column `{column}` is missing")
+    for row in verdicts.select(_COLUMNS).sort_by(order).to_pylist():
+        key = (row["explanation_id"], row["protocol_id"], row["scorer"])
+        groups.setdefault(key, []).append(row)
+    held = _held(examples, {row["example_id"] for rows in groups.values() for row in rows})
+    scores = []
+    for key, rows in sorted(groups.items()):
+        explanation_id, protocol_id, scorer = key
+        for row in rows:
+            # Output asks about no window, and generation's texts need not be there.
+            if scorer not in _OF_NO_WINDOW and row["example_id"] not in held:
+                raise InputError(f"table `examples`: `{row['example_id']}` is judged but not there")
+        scores += OTHERS[scorer](Group(explanation_id, protocol_id, scorer, rows, held))
+    return scores
+
+
+def _held(examples: pa.Table, wanted: set[str]) -> dict[str, Mapping[str, Any]]:
+    names = ("example_id", "decile", "kind", "document", "activations")
+    there = [name for name in names if name in examples.column_names]
+    chosen = examples.filter(
+        pc.is_in(examples["example_id"], pa.array(sorted(wanted), pa.string()))
+    )
+    return {row["example_id"]: row for row in chosen.select(there).to_pylist()}
