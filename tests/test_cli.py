@@ -17,6 +17,7 @@ from glossator.errors import InputError
 from tiny_runs import command
 
 COMMANDS = [
+    "cost",
     *("demo", "run", "harvest", "explain", "score", "atlas", "inspect", "export tables"),
     "neighbours",
     *(f"index {name}" for name in ("inspect", "verify", "join", "compact", "export", "top")),

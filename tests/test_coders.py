@@ -390,6 +390,14 @@ def test_training_finds_planted_directions():
     assert coder.quality(flat).variance_explained > 0.9
 
 
+def test_no_steps_leave_random_directions_on_which_as_many_latents_are_active():
+    hidden, mask = _planted()
+    coder, facts = train(hidden, mask, SMALL.model_copy(update={"steps": 0}))
+    assert torch.allclose(coder.decoder.norm(dim=1), torch.ones(48), atol=1e-5)
+    assert facts["l0"] > 0
+    assert facts["variance_explained"] < 0.5
+
+
 def test_training_repeats_itself_and_depends_on_its_seed():
     hidden, mask = _planted()
     config = SMALL.model_copy(update={"steps": 8})

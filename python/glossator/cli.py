@@ -17,9 +17,10 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from glossator import __version__, cli_index, cli_neighbours, demo, pipeline, report
+from glossator import __version__, cli_cost, cli_index, cli_neighbours, demo, pipeline, report
 from glossator.cli_options import examples, help_without_command, parse_latents
-from glossator.config import RunConfig, config_from, load_config
+from glossator.cli_settings import DATA, EXPLAIN, JUDGE, KEPT, SCORE, WHAT, settings, takes
+from glossator.config import RunConfig, load_config
 from glossator.errors import GlossatorError
 from glossator.export import export_tables
 from glossator.progress import reporter
@@ -49,58 +50,6 @@ app.add_typer(cli_index.app, name="index")
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run directory; made if missing.")]
-Corpus = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="stdlib, packages, hf:NAME[:SPLIT], or a text, JSONL or Parquet file; repeatable."
-    ),
-]
-Column = Annotated[str | None, typer.Option(help="Field of JSONL or Parquet rows with the text.")]
-Tokens = Annotated[
-    int | None, typer.Option(help="Take the documents that fit whole into so many; 0: all.")
-]
-Subject = Annotated[
-    str | None, typer.Option(help="smollm2, or any Hugging Face model by name or path.")
-]
-Hookpoint = Annotated[str | None, typer.Option(help="Module path whose output is encoded.")]
-Coder = Annotated[Path | None, typer.Option(help="Folder of a sparse coder; trained if not given.")]
-CoderLatents = Annotated[int | None, typer.Option(help="Latents of a coder to be trained.")]
-CoderSteps = Annotated[int | None, typer.Option(help="Training steps of that coder.")]
-Lossless = Annotated[
-    bool | None,
-    typer.Option("--lossless", help="Keep every activation as bfloat16, not within 1/32."),
-]
-Latents = Annotated[
-    str | None, typer.Option(help="Latents to explain: ids (3,17,40-49) or a file of them.")
-]
-MaxLatents = Annotated[
-    int | None,
-    typer.Option(help="Latents that the judge is asked about, drawn by seed (64; 4 with local)."),
-]
-JudgeUrl = Annotated[
-    str | None,
-    typer.Option("--judge", help="Base URL of an OpenAI-compatible server, or `local` for vLLM."),
-]
-JudgeModel = Annotated[str | None, typer.Option(help="The model's name at that server.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every draw.")]
-MaxFailed = Annotated[
-    float | None,
-    typer.Option(help="Share of explanations or verdicts that may be missing (0.01)."),
-]
-
-
-def _settings(base: RunConfig, **options: Any) -> RunConfig:  # noqa: ANN401 - command options
-    """`base` with the options that were given; an option's name is `section__field`."""
-    values = base.model_dump(mode="json", exclude_none=True)
-    for name, value in options.items():
-        if value is None or value == []:
-            continue
-        section, _, field = name.partition("__")
-        if field:
-            values.setdefault(section, {})[field] = str(value) if isinstance(value, Path) else value
-        else:
-            values[section] = value
-    return config_from(values, "options")
 
 
 def _finish(run: Run) -> None:
@@ -125,24 +74,8 @@ def _finish(run: Run) -> None:
         "glossator demo --judge local",
     ),
 )
-def demo_command(
-    out: Out = Path("run"),
-    corpus: Corpus = None,
-    column: Column = None,
-    tokens: Tokens = None,
-    subject: Subject = None,
-    hookpoint: Hookpoint = None,
-    coder: Coder = None,
-    coder_latents: CoderLatents = None,
-    coder_steps: CoderSteps = None,
-    lossless: Lossless = None,
-    latents: Latents = None,
-    judge: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    max_latents: MaxLatents = None,
-    seed: Seed = None,
-    max_failed: MaxFailed = None,
-) -> None:
+@takes(DATA, KEPT, WHAT, JUDGE, EXPLAIN, SCORE)
+def demo_command(options: dict[str, Any], out: Out = Path("run")) -> None:
     """The main job on embedded defaults: from plain text to an atlas of explained latents.
 
     Reads English prose that every Python carries, runs SmolLM2-135M over it, trains a TopK sparse
@@ -150,24 +83,7 @@ def demo_command(
     rule, checks the rule on every held-out document, and writes one HTML file. Each of these an
     option replaces. Run again, it goes on where it was.
     """
-    config = _settings(
-        demo.default_config(),
-        corpus__source=corpus,
-        corpus__column=column,
-        corpus__tokens=tokens,
-        subject__name=subject,
-        subject__hookpoint=hookpoint,
-        coder__path=coder,
-        coder__latents=coder_latents,
-        coder__steps=coder_steps,
-        index__lossless=lossless,
-        explain__latents=parse_latents(latents),
-        judge__url=judge,
-        judge__model=judge_model,
-        judge__max_latents=max_latents,
-        seed=seed,
-        max_failed=max_failed,
-    )
+    config = settings(demo.default_config(), options)
     with pipeline.run(config, out, progress=reporter()) as run:
         _finish(run)
 
@@ -180,29 +96,14 @@ def demo_command(
         "glossator run run.toml --out runs/layer6 --judge http://127.0.0.1:8000/v1",
     ),
 )
+@takes(KEPT, WHAT, JUDGE, EXPLAIN, SCORE)
 def run_command(
+    options: dict[str, Any],
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings of the run.")],
     out: Out = Path("run"),
-    lossless: Lossless = None,
-    latents: Latents = None,
-    judge: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    max_latents: MaxLatents = None,
-    seed: Seed = None,
-    max_failed: MaxFailed = None,
 ) -> None:
     """All stages as a TOML file says; options replace its fields. Resumes."""
-    settings = _settings(
-        load_config(config),
-        index__lossless=lossless,
-        explain__latents=parse_latents(latents),
-        judge__url=judge,
-        judge__model=judge_model,
-        judge__max_latents=max_latents,
-        seed=seed,
-        max_failed=max_failed,
-    )
-    with pipeline.run(settings, out, progress=reporter()) as run:
+    with pipeline.run(settings(load_config(config), options), out, progress=reporter()) as run:
         _finish(run)
 
 
@@ -212,34 +113,10 @@ def run_command(
         "glossator harvest --out run --corpus hf:NeelNanda/pile-10k --tokens 10000000",
     )
 )
-def harvest(
-    out: Out = Path("run"),
-    corpus: Corpus = None,
-    column: Column = None,
-    tokens: Tokens = None,
-    subject: Subject = None,
-    hookpoint: Hookpoint = None,
-    coder: Coder = None,
-    coder_latents: CoderLatents = None,
-    coder_steps: CoderSteps = None,
-    lossless: Lossless = None,
-    seed: Seed = None,
-) -> None:
+@takes(DATA, KEPT)
+def harvest(options: dict[str, Any], out: Out = Path("run")) -> None:
     """Corpus to index: one pass of the subject model encodes every latent. Resumes."""
-    config = _settings(
-        RunConfig(),
-        corpus__source=corpus,
-        corpus__column=column,
-        corpus__tokens=tokens,
-        subject__name=subject,
-        subject__hookpoint=hookpoint,
-        coder__path=coder,
-        coder__latents=coder_latents,
-        coder__steps=coder_steps,
-        index__lossless=lossless,
-        seed=seed,
-    )
-    with Run.create(config, out) as run:
+    with Run.create(settings(RunConfig(), options), out) as run:
         pipeline.harvest_stage(run, progress=reporter())
         report.print_inspection(run, Console())
 
@@ -249,28 +126,15 @@ def harvest(
         "glossator explain run",
         "glossator explain run --latents 3,17,40-49",
         "glossator explain run --judge http://127.0.0.1:8000/v1 --max-latents 200",
+        "glossator explain run --judge http://127.0.0.1:8000/v1 --explainer delimited "
+        "--explainer contrastive",
     )
 )
-def explain(
-    run_dir: RunDir,
-    latents: Latents = None,
-    judge: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    max_latents: MaxLatents = None,
-    max_failed: MaxFailed = None,
-) -> None:
+@takes(WHAT, JUDGE, EXPLAIN)
+def explain(options: dict[str, Any], run_dir: RunDir) -> None:
     """Explain live latents: by rules, and by a language model where a judge is named."""
     with Run.open(run_dir, write=True) as run:
-        run.configure(
-            _settings(
-                run.config,
-                explain__latents=parse_latents(latents),
-                judge__url=judge,
-                judge__model=judge_model,
-                judge__max_latents=max_latents,
-                max_failed=max_failed,
-            )
-        )
+        run.configure(settings(run.config, options))
         pipeline.explain_stage(run, progress=reporter())
         _finish(run)
 
@@ -279,34 +143,25 @@ def explain(
     epilog=examples(
         "glossator score run",
         "glossator score run --judge http://127.0.0.1:8000/v1 --judge-model NAME",
+        "glossator score run --judge http://127.0.0.1:8000/v1 --preset post --scorer detection",
     )
 )
-def score(
-    run_dir: RunDir,
-    latents: Latents = None,
-    judge: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    max_latents: MaxLatents = None,
-    max_failed: MaxFailed = None,
-) -> None:
-    """Score explanations: rules on all held-out documents; detection and fuzzing with a judge."""
+@takes(WHAT, JUDGE, SCORE)
+def score(options: dict[str, Any], run_dir: RunDir) -> None:
+    """Score explanations: rules on all held-out documents; the rest by asking a judge."""
     with Run.open(run_dir, write=True) as run:
-        run.configure(
-            _settings(
-                run.config,
-                explain__latents=parse_latents(latents),
-                judge__url=judge,
-                judge__model=judge_model,
-                judge__max_latents=max_latents,
-                max_failed=max_failed,
-            )
-        )
+        run.configure(settings(run.config, options))
         pipeline.score_stage(run, progress=reporter())
         _finish(run)
 
 
 @app.command(epilog=examples("glossator atlas run", "glossator atlas run --latents 0-99"))
-def atlas(run_dir: RunDir, latents: Latents = None) -> None:
+def atlas(
+    run_dir: RunDir,
+    latents: Annotated[
+        str | None, typer.Option(help="Latents whose pages the file holds: ids, or a file of them.")
+    ] = None,
+) -> None:
     """Write the run's page, RUN/atlas.html: one self-contained HTML file."""
     with Run.open(run_dir, write=True) as run:
         print(pipeline.atlas_stage(run, pages=parse_latents(latents), progress=reporter()))
@@ -320,6 +175,7 @@ def inspect(run_dir: RunDir) -> None:
 
 
 app.command(name="neighbours", epilog=cli_neighbours.EPILOG)(cli_neighbours.neighbours_command)
+app.command(name="cost", epilog=cli_cost.EPILOG)(cli_cost.cost_command)
 
 
 @export.command(name="tables", epilog=examples("glossator export tables run tables"))

@@ -29,6 +29,7 @@ __all__ = [
     "ExplainConfig",
     "IndexConfig",
     "JudgeConfig",
+    "ModelConfig",
     "NegativeConfig",
     "RunConfig",
     "ScoreConfig",
@@ -71,8 +72,8 @@ class CoderConfig(Record):
     """Latents of a coder to be trained."""
     k: int = Field(default=32, gt=0)
     """Latents active on a token of a coder to be trained."""
-    steps: int | None = Field(default=None, gt=0)
-    """Training steps; None takes the trainer's default."""
+    steps: int | None = Field(default=None, ge=0)
+    """Training steps; None takes the trainer's default, 0 leaves the directions random."""
 
 
 class IndexConfig(Record):
@@ -82,47 +83,99 @@ class IndexConfig(Record):
     """Keep every activation as bfloat16; otherwise within 1/32, in three bits less."""
 
 
-class ExplainConfig(Record):
-    """What is explained."""
+class ModelConfig(Record):
+    """A language model and where it is."""
 
-    latents: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
-    """Ids of the latents that are explained; None takes all live ones."""
-
-
-class JudgeConfig(Record):
-    """The language model that explains and scores, where there is one."""
-
-    url: str | None = None
-    """Base URL of an OpenAI-compatible server, or `local`: vLLM on the built-in model."""
+    url: tuple[str, ...] = ()
+    """Base URLs of OpenAI-compatible servers that serve the same model; or `local`: vLLM on the
+    built-in model; or `vllm:NAME_OR_PATH`: vLLM in this process. One needs no brackets."""
     model: str | None = None
-    """The model's name at that server; None takes the only one it serves."""
-    max_latents: int | None = Field(default=None, gt=0)
-    """Latents that the judge is asked about, drawn by seed; 64, or 4 with `local`, if None."""
+    """The model's name at the servers; None takes the only one they serve."""
     concurrency: int = Field(default=32, gt=0)
-    """Requests in flight."""
+    """Requests in flight at most, at each server."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that one request may take."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request's body."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of vLLM's engine, with `vllm:`."""
+    replicas: int = Field(default=1, gt=0)
+    """Engines side by side, with `vllm:`."""
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _one_needs_no_brackets(cls, url: object) -> object:
+        return (url,) if isinstance(url, str) else () if url is None else url
 
     @field_validator("url")
     @classmethod
-    def _url_holds_no_secret(cls, url: str | None) -> str | None:
+    def _urls_hold_no_secret(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         # Checked here, since a run's settings are written down before the judge is asked.
-        if url is not None and "@" in urlsplit(url).netloc:
-            raise ValueError(
-                "the URL holds a name or password; put the key into GLOSSATOR_JUDGE_API_KEY instead"
-            )
-        return url
+        for url in urls:
+            if "@" in urlsplit(url).netloc:
+                raise ValueError(
+                    "the URL holds a name or password; "
+                    "put the key into GLOSSATOR_JUDGE_API_KEY instead"
+                )
+            if len(urls) > 1 and (url == "local" or url.startswith("vllm:")):
+                raise ValueError(f"`{url}` stands alone; only servers can be several")
+        return urls
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is the built-in model."""
+        return self.url == ("local",)
+
+    @property
+    def in_process(self) -> str | None:
+        """The model that vLLM runs in this process; None where it is elsewhere."""
+        first = self.url[0] if self.url else ""
+        return first.removeprefix("vllm:") if first.startswith("vllm:") else None
 
     def question(self) -> tuple[object, ...]:
-        """What decides who is asked about how many latents; the rest decides only how fast."""
-        return (self.url, self.model, self.bound)
+        """What decides what is answered; the rest decides only how fast."""
+        return (list(self.url), self.model, *([self.extra] if self.extra else ()))
+
+
+class JudgeConfig(ModelConfig):
+    """The language model that scores, and explains where `explain.judge` names no other."""
+
+    max_latents: int | None = Field(default=None, gt=0)
+    """Latents that the judge is asked about, drawn by seed; 64, or 4 with `local`, if None."""
+    answers: str | None = None
+    """File in which every answer is kept, and looked up before anything is sent; the run's own
+    `answers.db` if None."""
+    replay: bool = False
+    """Ask nobody: every answer comes from that file."""
+
+    def question(self) -> tuple[object, ...]:
+        """As of any model, and about how many latents it is asked."""
+        return (*super().question(), self.bound)
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything that answers."""
+        return bool(self.url) or self.replay
 
     @property
     def bound(self) -> int:
         """How many latents the judge is asked about at most."""
         if self.max_latents is not None:
             return self.max_latents
-        return 4 if self.url == "local" else 64
+        return 4 if self.is_local else 64
+
+
+class ExplainConfig(Record):
+    """What is explained, and by whom."""
+
+    latents: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
+    """Ids of the latents that are explained; None takes all live ones."""
+    explainers: tuple[str, ...] | None = None
+    """Names of explainers; None takes `rules`, and `delimited` where a judge is named."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Their settings, by name: `[explain.settings.delimited]`."""
+    judge: ModelConfig = ModelConfig()
+    """The language model that explains; the judge if it names none."""
 
 
 class NegativeConfig(Record):
@@ -149,10 +202,16 @@ class NegativeConfig(Record):
 
 
 class ScoreConfig(Record):
-    """What the judge is asked about."""
+    """How explanations are scored."""
 
-    negatives: tuple[NegativeConfig, ...] = (NegativeConfig(),)
-    """Silent windows, kind by kind."""
+    preset: str = "glossator"
+    """`glossator`, `post`, `delphi` or `saebench`: what is drawn, shown and asked."""
+    scorers: tuple[str, ...] = ("detection", "fuzzing")
+    """Names of scorers."""
+    null: int = Field(default=1_000, ge=0)
+    """Latents that are also judged by another latent's explanation: what a score is worth."""
+    negatives: tuple[NegativeConfig, ...] | None = None
+    """Silent windows, kind by kind; those of the preset if None."""
     embedding_model: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Name or folder of the model behind the kind `embedding`."""
     embedding_windows: int = Field(default=50_000, ge=2)
@@ -160,7 +219,7 @@ class ScoreConfig(Record):
 
     def kinds(self) -> set[str]:
         """The kinds of negatives that are asked for."""
-        return {one.kind for one in self.negatives if one.n}
+        return {one.kind for one in self.negatives or () if one.n}
 
 
 class AtlasConfig(Record):
@@ -205,6 +264,13 @@ class RunConfig(Record):
                 raise InputError(
                     f"--latents: {latent} is not in the index; its latents are 0 to {n_latents - 1}"
                 )
+
+    @property
+    def explainers(self) -> tuple[str, ...]:
+        """The explainers that are asked."""
+        if self.explain.explainers is not None:
+            return self.explain.explainers
+        return ("rules", "delimited") if self.judge.asks else ("rules",)
 
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""

@@ -217,8 +217,12 @@ class LedgerEntry(Record):
     """Stage of the run."""
     scorer: str = ""
     """Scorer or explainer, where one stage has several."""
+    latent: int = -1
+    """The latent; -1 for what is no single one's."""
     requests: int = 0
     """Requests answered or failed."""
+    verdicts: int = 0
+    """Verdicts that they gave, or explanations."""
     prompt_tokens: int = 0
     """Tokens sent."""
     unique_prompt_tokens: int = 0
@@ -333,7 +337,9 @@ TABLES: dict[str, pa.Schema] = {
         [
             ("stage", pa.string()),
             ("scorer", pa.string()),
+            ("latent", pa.int64()),
             ("requests", pa.int64()),
+            ("verdicts", pa.int64()),
             ("prompt_tokens", pa.int64()),
             ("unique_prompt_tokens", pa.int64()),
             ("cached_tokens", pa.int64()),

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from glossator.config import RunConfig, ScoreConfig, load_config, save_config
+from glossator.config import RunConfig, load_config, save_config
 from glossator.errors import InputError
 from glossator.index import Index
 from glossator.meter import Meter
@@ -198,10 +198,10 @@ class Run:
         """What a stage's result depends on."""
         parts: list[object] = [stage, self.config.data()]
         if stage in ("explain", "score"):
-            parts += [self.config.explain.model_dump(mode="json"), self.config.judge.question()]
+            settings = self.config.explain.model_dump(mode="json", exclude={"judge"})
+            parts += [settings, self.config.explain.judge.question(), self.config.judge.question()]
         if stage == "score":
-            if self.config.score != ScoreConfig():  # Else as before there were such settings.
-                parts.append(self.config.score.model_dump(mode="json"))
+            parts.append(self.config.score.model_dump(mode="json"))
             parts.append(self.table("explanations")["explanation_id"].to_pylist())
         return content_id(*parts)
 

@@ -25,12 +25,12 @@ from filelock import FileLock, Timeout
 from glossator.errors import InputError, RunLockedError
 from glossator.records import TABLES, Record
 
-__all__ = ["SCHEMA_VERSION", "Rows", "Store"]
+__all__ = ["SCHEMA_VERSION", "Rows", "Store", "journal_mode"]
 
 Rows: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 """What a table takes: records, mappings by column, or Arrow."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DATABASE = "run.db"
 LOCK = "run.lock"
 
@@ -42,7 +42,7 @@ _KEYS = {
     "protocols": ("protocol_id",),
     "verdicts": ("explanation_id", "protocol_id", "scorer", "prompt_id", "slot"),
     "scores": ("explanation_id", "protocol_id", "scorer", "metric", "kind", "decile"),
-    "ledger": ("stage", "scorer"),
+    "ledger": ("stage", "scorer", "latent"),
 }
 _SQL_TYPES = {"int64": "INTEGER", "uint64": "INTEGER", "bool": "INTEGER", "double": "REAL"}
 
@@ -66,11 +66,28 @@ def _name_sources(database: sqlite3.Connection) -> None:
         database.execute(f'ALTER TABLE "examples" ADD COLUMN "{column}" INTEGER')
 
 
+def _tell_latents(database: sqlite3.Connection) -> None:
+    """Version 3: the ledger tells latents apart; what was booked before is no single one's."""
+    database.execute('ALTER TABLE "ledger" RENAME TO "ledger_of_2"')
+    database.execute(_create("ledger"))
+    columns = (
+        "stage, scorer, requests, prompt_tokens, unique_prompt_tokens, cached_tokens, "
+        "completion_tokens, seconds"
+    )
+    database.execute(
+        f"INSERT INTO ledger ({columns}, latent, verdicts) SELECT {columns}, -1, 0 FROM ledger_of_2"
+    )
+    database.execute('DROP TABLE "ledger_of_2"')
+
+
 # By version: what turns a database of that version into one of the next.
-_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _name_sources}
+_MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: _name_sources,
+    2: _tell_latents,
+}
 
 
-def _journal_mode(path: Path) -> str:
+def journal_mode(path: Path) -> str:
     """`WAL` on a local disk; `DELETE` where the file system is a network's."""
     mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
     for parent in [path.resolve(), *path.resolve().parents]:
@@ -199,7 +216,7 @@ class Store:
                     f"{SCHEMA_VERSION}; run `glossator atlas` on it once to bring it up to date"
                 )
             return
-        self._database.execute(f"PRAGMA journal_mode = {_journal_mode(self.path)}")
+        self._database.execute(f"PRAGMA journal_mode = {journal_mode(self.path)}")
         self._database.execute("PRAGMA synchronous = NORMAL")
         if version == SCHEMA_VERSION:
             return

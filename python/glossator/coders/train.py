@@ -48,8 +48,9 @@ class TrainConfig(Record):
     """Size of the dictionary, L."""
     k: int = Field(default=32, gt=0)
     """Latents active on a token."""
-    steps: int = Field(default=800, gt=0)
-    """Optimiser steps: a number, not a time, so that the result does not depend on the machine."""
+    steps: int = Field(default=800, ge=0)
+    """Optimiser steps: a number, not a time, so that the result does not depend on the machine.
+    0 leaves the directions random: what a coder that learned nothing scores."""
     batch: int = Field(default=1_024, gt=0)
     """Tokens in a step."""
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from glossator.config import RunConfig
 from glossator.pipeline.data import harvest_stage
+from glossator.pipeline.judging import Judging
 from glossator.pipeline.page import atlas_stage
 from glossator.pipeline.results import (
     RuleSummary,
@@ -27,7 +28,7 @@ from glossator.pipeline.results import (
     missing_share,
     rule_summary,
 )
-from glossator.pipeline.words import Judging, explain_stage, score_stage
+from glossator.pipeline.words import explain_stage, score_stage
 from glossator.progress import SILENT, Progress
 from glossator.runs import Run
 
@@ -63,7 +64,7 @@ def run(config: RunConfig, path: str | Path, *, progress: Progress = SILENT) -> 
     try:
         with Judging(opened, progress) as judging:
             words = ("explain", "score")
-            if config.judge.url and not all(is_complete(opened, stage) for stage in words):
+            if config.judge.asks and not all(is_complete(opened, stage) for stage in words):
                 judging.check()
             harvest_stage(opened, progress=progress)
             explain_stage(opened, judging=judging, progress=progress)

@@ -8,9 +8,9 @@ score_stage(run)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,7 +19,8 @@ from glossator import embeddings
 from glossator.errors import InputError
 from glossator.explain import Delimited, explain
 from glossator.explain.rules import RuleOptions, learn_rules
-from glossator.judges.base import TRANSIENT, run_sync
+from glossator.judges.base import TRANSIENT, Judge
+from glossator.pipeline.judging import Judging
 from glossator.pipeline.results import is_complete, missing
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, LedgerEntry, Protocol
@@ -28,82 +29,9 @@ from glossator.sampling import NegativePlan, SamplingPlan
 from glossator.score import SCORING_PLAN, score, scoring_protocol, settled
 from glossator.score.corpus import score_rules
 
-if TYPE_CHECKING:
-    from glossator.judges import Judge
-
-__all__ = ["Judging", "explain_stage", "score_stage"]
+__all__ = ["explain_stage", "score_stage"]
 
 _STORED_AT_ONCE = 256
-
-
-class Judging:
-    """The run's judge, started when it is first asked for and ended with the block."""
-
-    def __init__(self, run: Run, progress: Progress) -> None:
-        self._run, self._progress = run, progress
-        self._stack = ExitStack()
-        self._judge: Judge | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def judge(self) -> Judge:
-        """The judge that the run's settings name.
-
-        Raises:
-            InputError: none is named, or what it needs is not installed.
-            JudgeError: the local server did not come up.
-        """
-        if self._judge is None:
-            from glossator.judges import open_judge
-
-            settings = self._run.config.judge
-            if settings.url is None:
-                raise InputError("judge: none is named; give --judge URL or --judge local")
-            if settings.url == "local":
-                from glossator.judges.local import local_judge
-                from glossator.subjects import smollm2_path
-
-                self._judge = self._stack.enter_context(
-                    local_judge(
-                        smollm2_path(progress=self._progress),
-                        log=self._run.path / "judge.log",
-                        progress=self._progress,
-                    )
-                )
-            else:
-                self._judge = open_judge(
-                    settings.url,
-                    settings.model,
-                    concurrency=settings.concurrency,
-                    timeout=settings.timeout,
-                )
-            # A model that the settings do not name has its name from here on.
-            run_sync(self._judge.check(), self._judge, "judge.check")
-        return self._judge
-
-    def check(self) -> None:
-        """Refuse a judge that cannot be used before anything else is done for it.
-
-        A local one is started only when it is asked, but must be installed; so must what embeds.
-
-        Raises:
-            InputError: what is needed is not installed.
-            JudgeError: the server is not there, or refuses the key or the model.
-        """
-        settings = self._run.config
-        if "embedding" in settings.score.kinds():
-            embeddings.refuse_missing(settings.score.embedding_model)
-        if settings.judge.url == "local":
-            from glossator.judges.local import refuse_missing
-
-            refuse_missing()
-        else:
-            _ = self.judge
 
 
 def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progress = SILENT) -> None:
@@ -119,7 +47,7 @@ def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progres
     with run.stage("explain") as facts:
         _explain_by_rules(run, progress)
         facts |= {"asked": 0, "missing": 0, "unexplained": [], "again": False}
-        if run.config.judge.url is not None:
+        if run.config.judge.asks:
             with run.stage("explain-judge"), _own_or(judging, run, progress) as door:
                 facts |= _explain_by_judge(run, door.judge, progress)
 
@@ -185,7 +113,7 @@ def score_stage(run: Run, *, judging: Judging | None = None, progress: Progress 
     with run.stage("score") as facts:
         _score_rules(run, progress)
         facts |= {"asked": 0, "missing": 0, "again": False}
-        if run.config.judge.url is not None:
+        if run.config.judge.asks:
             with run.stage("score-judge"), _own_or(judging, run, progress) as door:
                 facts |= _score_by_judge(run, door.judge, progress)
 
@@ -270,6 +198,8 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
 
 def _scoring_plan(run: Run) -> SamplingPlan:
     """The judge's examples, with the negatives that the settings name."""
+    if run.config.score.negatives is None:
+        return SCORING_PLAN
     negatives = tuple(NegativePlan(**one.model_dump()) for one in run.config.score.negatives)
     return SCORING_PLAN.model_copy(update={"negatives": negatives})
 
