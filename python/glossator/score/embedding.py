@@ -67,6 +67,7 @@ class EmbeddingScorer:
 
     name = "embedding"
     needs_explanation = True
+    slow = False
     template_hash = ""
 
     def __init__(

@@ -85,6 +85,7 @@ class GenerationScorer:
 
     name = "generation"
     needs_explanation = True
+    slow = True
     template_hash = content_id(_SYSTEM)
 
     def __init__(

@@ -80,6 +80,7 @@ class IntruderScorer:
 
     name = "intruder"
     needs_explanation = False
+    slow = False
     template_hash = content_id(_SYSTEM, _SHOTS)
 
     def __init__(self, options: IntruderOptions = IntruderOptions()) -> None:  # noqa: B008

@@ -99,6 +99,7 @@ class OutputScorer:
 
     name = "output"
     needs_explanation = True
+    slow = False
     template_hash = content_id(_SYSTEM, _SHOTS)
 
     def __init__(

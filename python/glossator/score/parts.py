@@ -24,6 +24,7 @@ __all__ = [
     "failure_of",
     "first_windows",
     "missing",
+    "need_judge",
     "need_readings",
     "need_windows",
     "prompt_id_of",
@@ -70,6 +71,16 @@ def need_windows(
     drawn = sum(negative.n for negative in plan.negatives)
     if drawn < wanted:
         raise InputError(f"plan: `negatives` are {drawn}; {scorer} shows {wanted}")
+
+
+def need_judge(scorer: str, capabilities: Capabilities | None) -> None:
+    """Refuse to score by a judge where none is named.
+
+    Raises:
+        InputError: there is no judge.
+    """
+    if capabilities is None:
+        raise InputError(f"scorer `{scorer}`: asks a judge; name one, or leave the scorer out")
 
 
 def need_readings(scorer: str, capabilities: Capabilities | None) -> None:

@@ -146,6 +146,7 @@ class SimulationScorer:
 
     name = "simulation"
     needs_explanation = True
+    slow = False
     template_hash = content_id(_SYSTEM, _HEAD, _HIDDEN, _SHOTS)
 
     def __init__(self, options: SimulationOptions = SimulationOptions()) -> None:  # noqa: B008

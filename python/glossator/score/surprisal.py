@@ -58,6 +58,7 @@ class SurprisalScorer:
 
     name = "surprisal"
     needs_explanation = True
+    slow = False
     template_hash = content_id(_SYSTEM, _WITH, _WITHOUT)
 
     def __init__(self, options: SurprisalOptions = SurprisalOptions()) -> None:  # noqa: B008
