@@ -41,7 +41,7 @@ class Figure:
     """Why there is no value or no interval."""
 
 
-def _wilson(share: float, n: float, quantile: float | None = None) -> tuple[float, float]:
+def wilson_ends(share: float, n: float, quantile: float | None = None) -> tuple[float, float]:
     low, high = wilson(share * n, n, t=quantile)
     return float(low), float(high)
 
@@ -53,7 +53,7 @@ def _on_clusters(share: float, variance: float, n: float, clusters: int) -> Figu
     binomial = share * (1 - share) / n
     effect = max(1.0, variance / binomial) if binomial > 0 else 1.0
     quantile = float(student_t(clusters - 1, CONFIDENCE))
-    return Figure(share, *_wilson(share, n / effect, quantile))
+    return Figure(share, *wilson_ends(share, n / effect, quantile))
 
 
 def _variance(totals: npt.NDArray[np.float64]) -> float:
@@ -85,7 +85,7 @@ def share_figure(
     within = np.bincount(labels, values) / sizes
     share = float(np.mean(within))
     if clusters is None:
-        return Figure(share, *_wilson(share, effective))
+        return Figure(share, *wilson_ends(share, effective))
     places = np.unique(clusters, return_inverse=True)[1]
     totals = np.bincount(places, weights * (values - within[labels])).astype(np.float64)
     return _on_clusters(share, _variance(totals), effective, len(totals))
