@@ -32,6 +32,7 @@ from glossator.judges.base import (
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, Verdict
 from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
+from glossator.score.generation import GenerationScorer
 from glossator.score.handing import Handing, Sink
 from glossator.score.material import Drawing
 from glossator.score.protocol import SCORING_PLAN, ScoringOptions, scorer_of, scoring_protocol
@@ -136,7 +137,9 @@ async def ascore(
     queue = _Queue(asking, said, drawing, frozenset(skip), asked, Handing(sink))
     await queue.run(judge, progress)
     asked.seconds = time.perf_counter() - begun
-    return scored_of(asked, index, stored, drawing.examples, drawing.shortfalls)
+    # Texts that were written for a latent are examples, too.
+    written = [scorer.made for scorer in asking if isinstance(scorer, GenerationScorer)]
+    return scored_of(asked, index, stored, [*drawing.examples, *written], drawing.shortfalls)
 
 
 _ANY = Capabilities(choices=True, schemas=True, logprobs=True, readings=True, cached_tokens=True)
