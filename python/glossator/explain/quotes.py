@@ -106,7 +106,9 @@ def _line(passage: Passage, threshold: float, begin: int, end: int) -> str:
     """The characters from `begin` to before `end` as they are shown."""
     shown = passage.shown
     marked = set(shown.whole(passage.marks(threshold)))
-    pieces, starts, marks = [], [], []
+    pieces: list[str] = []
+    starts: list[bool] = []
+    marks: list[int] = []
     at = 0
     for token, piece in enumerate(shown.pieces):
         part = piece[max(begin - at, 0) : max(end - at, 0)]

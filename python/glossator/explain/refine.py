@@ -62,16 +62,17 @@ class Refine(Delimited):
     """Of either sort so many are shown at most."""
 
     def wants(self, plan: SamplingPlan | None) -> Wants:
-        """Passages to show, to hunt in, and to score on."""
+        """Passages to show, to score on, and to hunt in."""
         half = self.checks // 2
         hunting = [Part(self.hunted, hard=self.hunted)] * self.rounds
         scoring = Part(self.checks, hard=self.checks - half, easy=half)
-        return replace(super().wants(plan), parts=(*hunting, scoring))
+        # Of a rare latent's few documents one goes to scoring before any is hunted in.
+        return replace(super().wants(plan), parts=(scoring, *hunting))
 
     def steps(self, view: View) -> Steps:
         """Ask, score, show what was wrong; as often as asked, or until nothing was."""
         asked = self.asked(view)
-        *hunting, scoring = view.parts
+        scoring, *hunting = view.parts
         told: list[_Try] = []
         failed = ""
         for number in range(self.rounds + 1):
