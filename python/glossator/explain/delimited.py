@@ -110,7 +110,9 @@ class Delimited(Reader):
     def prompt(self, view: View) -> Prompt:
         """Numbered passages, then what else is shown."""
         return Prompt(
-            self.body(view.passages, view.peak, view.silent, _named(view, self.logits)),
+            self.body(
+                view.passages, view.peak, view.silent[: self.silent], _named(view, self.logits)
+            ),
             system=self.system(),
             shots=_shots(self),
             group=view.group,
