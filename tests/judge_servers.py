@@ -35,7 +35,18 @@ class Request:
 
     @property
     def is_probe(self) -> bool:
-        return "even number" in self.question
+        return any("start-up check" in turn["content"] for turn in self.body["messages"])
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The choices that it is held to, in either way."""
+        given = self.body.get("structured_outputs", {}).get("choice")
+        given = given or (self.schema or {}).get("enum")
+        return given and tuple(given)
+
+    @property
+    def is_reading(self) -> bool:
+        return "prompt_logprobs" in self.body
 
     @property
     def examples(self) -> list[str]:
@@ -58,6 +69,11 @@ class Reply:
     raw: bytes | None = None
     content_type: str = "application/json"
     logprobs: Mapping[str, float] | None = None
+    prompt_logprobs: list[Any] | None = None
+    id: str | None = None
+    model: str | None = None
+    reasoning: str | None = None
+    prompt_tokens: int | None = None
     cached: int = 0
     stall: bool = False
     reset: bool = False
@@ -74,10 +90,19 @@ class ChatServer:
         models: tuple[str, ...] = ("known",),
         key: str | None = None,
         port: int = 0,
+        probe: Callable[[Request], Reply] | None = None,
+        logprobs: bool = False,
+        readings: bool = False,
     ) -> None:
+        """Describe a server.
+
+        `probe` answers the start-up questions: as vLLM does by default, with or without
+        probabilities and readings.
+        """
         self.reply, self.models, self.key = reply, models, key
+        self.probe = probe or (lambda request: vllm_probe(request, logprobs, readings))
         self.requests: list[Request] = []
-        self.at_once = self.most_at_once = 0
+        self.at_once = self.most_at_once = self.probes = 0
         self.lock = threading.Lock()
         self.over = threading.Event()
         outer = self
@@ -170,7 +195,12 @@ class ChatServer:
             return
         headers = {name.lower(): value for name, value in handler.headers.items()}
         with self.lock:
-            request = Request(body, headers, len(self.requests))
+            # All start-up questions together count as one.
+            probes = self.probes
+            request = Request(body, headers, len(self.requests) - probes + min(probes, 1))
+            if request.is_probe:
+                self.probes += 1
+                request = Request(body, headers, 0)
             self.requests.append(request)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
@@ -185,7 +215,7 @@ class ChatServer:
             message = f"The model `{body['model']}` does not exist."
             self.send(handler, 404, {"error": {"message": message, "code": 404}})
             return
-        reply = Reply("[true]") if request.is_probe else self.reply(request)
+        reply = self.probe(request) if request.is_probe else self.reply(request)
         if reply.stall:
             self.over.wait(30.0)
         if reply.reset or reply.stall:
@@ -211,17 +241,22 @@ def completion(body: Mapping[str, Any], request: Request, reply: Reply) -> dict[
     if reply.logprobs is not None:
         top = [{"token": t, "logprob": p, "bytes": None} for t, p in reply.logprobs.items()]
         logprobs = {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
-    sent = sum(len(turn["content"].split()) for turn in body["messages"])
+    sent = reply.prompt_tokens or sum(len(turn["content"].split()) for turn in body["messages"])
     received = len((reply.text or "").split())
     return {
-        "id": f"chat-{request.number}",
+        "id": reply.id or "chatcmpl-" + request.headers.get("x-request-id", str(request.number)),
         "object": "chat.completion",
         "created": 0,
-        "model": body["model"],
+        "model": reply.model or body["model"],
+        "prompt_logprobs": reply.prompt_logprobs,
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": reply.text},
+                "message": {
+                    "role": "assistant",
+                    "content": reply.text,
+                    "reasoning_content": reply.reasoning,
+                },
                 "finish_reason": reply.finish,
                 "logprobs": logprobs,
             }
@@ -233,6 +268,27 @@ def completion(body: Mapping[str, Any], request: Request, reply: Reply) -> dict[
             "prompt_tokens_details": {"cached_tokens": reply.cached},
         },
     }
+
+
+def vllm_probe(request: Request, logprobs: bool = True, readings: bool = True) -> Reply:
+    """What vLLM answers to a start-up question."""
+    if request.is_reading:
+        return reading(request.body["messages"][-1]["content"]) if readings else Reply("Yes")
+    text = "[true, false, true]" if request.schema else "Hello."
+    text = request.choices[0] if request.choices else text
+    weighed = logprobs and request.body.get("logprobs")
+    return Reply(text, logprobs={text: -0.1} if weighed else None)
+
+
+def reading(words: str, before: str = "<s> user words assistant\n", logprob: float = -0.5) -> Reply:
+    """vLLM's log probabilities of a prompt that ends in `words`, cut before each space."""
+    tokens = re.findall(r"\s*\S+|\s+$", before) + re.findall(r" ?[^ ]+| +$", words)
+    places: list[Any] = [None]
+    for number, token in enumerate(tokens[1:], start=1):
+        own = {"logprob": logprob, "rank": 2, "decoded_token": token}
+        other = {"logprob": logprob / 2, "rank": 1, "decoded_token": " other"}
+        places.append({str(number): own, "9999": other})
+    return Reply("", prompt_logprobs=places)
 
 
 def coin(rate: float, *parts: object) -> bool:

@@ -150,13 +150,13 @@ def test_several_models_and_no_choice_is_an_error_that_lists_them():
         checked(judge_for(server, None))
 
 
-def test_a_second_check_asks_nothing():
+def test_a_check_of_vllm_asks_four_questions_and_a_second_one_none():
     with ChatServer(lambda _: Reply("ok")) as server:
         judge = judge_for(server)
         checked(judge)
         asked = len(server.requests)
         checked(judge)
-        assert len(server.requests) == asked == 1
+        assert len(server.requests) == asked == 4
 
 
 def test_a_refused_connection_is_one_line_with_the_url_and_the_remedy():
@@ -191,26 +191,6 @@ def test_a_server_that_only_fails_is_one_line():
             checked(judge_for(server))
 
 
-def test_a_server_without_schemas_is_asked_without_and_says_so():
-    def reply(request):
-        return Reply("plain") if request.schema is None else Reply(status=400, error="no schema")
-
-    with ChatServer(reply) as server:
-        honest = server.respond
-
-        def respond(handler, body, request):
-            if request.schema is not None:
-                server.send(handler, 400, {"error": {"message": "response_format: unsupported"}})
-            else:
-                honest(handler, body, request)
-
-        server.respond = respond
-        judge = judge_for(server)
-        (answer,) = ask(judge, "x", check=True, schema={"type": "array"})
-    assert answer.text == "plain"
-    assert any("schemas" in note for note in judge.notes)
-
-
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host/v1", "http://", "http://h:x/v1"])
 def test_what_is_no_url_is_refused(url):
     with pytest.raises(InputError, match="not a URL"):
@@ -224,8 +204,8 @@ def test_a_url_with_a_password_is_refused_without_repeating_it():
 
 
 def test_v1_is_added_where_the_url_has_no_path():
-    assert open_judge("http://host:8000/").url == "http://host:8000/v1"
-    assert open_judge("http://host/api/v2/").url == "http://host/api/v2"
+    assert OpenAIJudge("http://host:8000/").url == "http://host:8000/v1"
+    assert OpenAIJudge("http://host/api/v2/").url == "http://host/api/v2"
 
 
 # --- faults that pass
@@ -293,7 +273,7 @@ def test_a_retry_after_date_is_heeded():
         (Reply(status=429, error="slow down"), "rate_limited", 4),
         (Reply(status=500), "server_error", 4),
         (Reply(reset=True), "connection", 4),
-        (Reply(raw=b"nonsense"), "malformed", 4),
+        (Reply(raw=b"nonsense"), "server_error", 4),
         (Reply(status=400, error="the prompt is too long"), "rejected", 1),
         (Reply(status=422), "rejected", 1),
         (Reply(status=403), "refused", 1),

@@ -168,7 +168,7 @@ def test_the_journal_suits_the_file_system(tmp_path, monkeypatch):
     def mounted(kind):
         part = type("Part", (), {"mountpoint": str(tmp_path), "fstype": kind})
         monkeypatch.setattr(store_module.psutil, "disk_partitions", lambda **_: [part])
-        return store_module._journal_mode(tmp_path / "run")
+        return store_module.journal_mode(tmp_path / "run")
 
     assert mounted("ext4") == "WAL"
     assert mounted("nfs4") == "DELETE"

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from glossator.errors import InputError, RunLockedError
 from glossator.records import TABLES, Record
 
-__all__ = ["SCHEMA_VERSION", "Rows", "Store"]
+__all__ = ["SCHEMA_VERSION", "Rows", "Store", "journal_mode"]
 
 Rows: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 """What a table takes: records, mappings by column, or Arrow."""
@@ -87,7 +87,7 @@ _MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
 }
 
 
-def _journal_mode(path: Path) -> str:
+def journal_mode(path: Path) -> str:
     """`WAL` on a local disk; `DELETE` where the file system is a network's."""
     mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
     for parent in [path.resolve(), *path.resolve().parents]:
@@ -216,7 +216,7 @@ class Store:
                     f"{SCHEMA_VERSION}; run `glossator atlas` on it once to bring it up to date"
                 )
             return
-        self._database.execute(f"PRAGMA journal_mode = {_journal_mode(self.path)}")
+        self._database.execute(f"PRAGMA journal_mode = {journal_mode(self.path)}")
         self._database.execute("PRAGMA synchronous = NORMAL")
         if version == SCHEMA_VERSION:
             return

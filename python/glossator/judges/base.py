@@ -61,9 +61,10 @@ FailureKind = Literal[
 """Why a request has no answer.
 
 `timeout`: no answer within the deadline. `connection`: dropped or refused. `rate_limited`: 429 to
-the end. `server_error`: 408, 409 or 5xx to the end. `rejected`: the server will not take this
-prompt (too long, say). `refused`: the model or a filter declined. `truncated`: cut off by
-`max_tokens`. `malformed`: not what was asked for. `empty`: no text.
+the end. `server_error`: 408, 409, 5xx, or no chat completion at all, to the end. `rejected`: the
+server will not take this prompt (too long, say). `refused`: the model or a filter declined.
+`truncated`: cut off by `max_tokens`. `malformed`: the model's answer is not what was asked for.
+`empty`: no text.
 """
 
 TRANSIENT: frozenset[str] = frozenset({"timeout", "connection", "rate_limited", "server_error"})
@@ -165,6 +166,8 @@ class Answer:
     """Wall time of the attempt that answered, or of all attempts where none did."""
     probabilities: Mapping[str, float] | None = field(default=None, hash=False)
     """Probability of each choice, adding up to 1; None without `choices` and `logprobs`."""
+    replayed: bool = False
+    """It was paid for before: tokens and seconds are those of then."""
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.failure is None):
@@ -188,6 +191,8 @@ class Reading:
     """Tokens of the request."""
     seconds: float = 0.0
     """As `Answer.seconds`."""
+    replayed: bool = False
+    """As `Answer.replayed`."""
 
     def __post_init__(self) -> None:
         if (self.tokens is None) == (self.failure is None):
@@ -296,6 +301,9 @@ def refuse_both(choices: Sequence[str] | None, schema: Mapping[str, Any] | None)
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
     """Run coroutines side by side; the first error cancels the others and is raised as it is."""
+    coroutines = list(coroutines)
+    if len(coroutines) == 1:  # most calls: a task of its own would cost more than it does
+        return [await coroutines[0]]
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         return list(await asyncio.gather(*tasks))

@@ -10,13 +10,12 @@ A fault without a kind means that the server is of no use at all.
 from __future__ import annotations
 
 import email.utils
-import json
 import random
 import time
 
 import openai
 
-from glossator.judges.base import FailureKind
+from glossator.judges.base import TRANSIENT, FailureKind
 
 __all__ = [
     "MalformedReplyError",
@@ -32,7 +31,7 @@ _LONGEST_LINE = 300
 
 
 class MalformedReplyError(Exception):
-    """A reply with status 200 that is no chat completion."""
+    """A reply with status 200 that is no chat completion, or another request's."""
 
 
 def status_of(error: BaseException | None) -> int | None:
@@ -48,7 +47,7 @@ def classify(error: BaseException) -> FailureKind | None:
         return "connection"
     status = status_of(error)
     if status is None:
-        return "malformed"
+        return "server_error"  # no chat completion
     if status in (401, 402, 404) or _is_spent(error):
         return None
     if status == 429:
@@ -61,9 +60,7 @@ def classify(error: BaseException) -> FailureKind | None:
 
 def is_retryable(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
-    return classify(error) in ("timeout", "connection", "rate_limited", "server_error") or (
-        isinstance(error, MalformedReplyError | json.JSONDecodeError)
-    )
+    return classify(error) in TRANSIENT
 
 
 def wait_before(error: BaseException | None, attempt: int, backoff: float, longest: float) -> float:

@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from glossator.errors import InputError, JudgeError
-from glossator.judges.openai_server import KEY_VARIABLES, OpenAIJudge
+from glossator.judges.connection import KEY_VARIABLES
+from glossator.judges.openai_server import OpenAIJudge
 from glossator.progress import SILENT, Progress
 
 __all__ = ["local_judge", "refuse_missing"]

@@ -5,33 +5,34 @@
     answers = await judge.answer([Prompt("Is a whale a fish?")], max_tokens=16)
     await judge.close()
 
-The key comes from the environment alone (`GLOSSATOR_JUDGE_API_KEY`, else `OPENAI_API_KEY`) and
-stands in no message, no `repr` and no file.
+What the server understands is found out by `check`; until then it is asked as vLLM is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
+import itertools
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from dataclasses import replace
+from typing import Any
 
 import openai
-import tenacity
 
 from glossator.errors import InputError, JudgeError
 from glossator.judges.base import (
     Answer,
     Capabilities,
     Failure,
+    FailureKind,
     Prompt,
     Reading,
     refuse_both,
     together,
 )
+from glossator.judges.connection import FAULTS, KEY_VARIABLES, Connection
+from glossator.judges.dialect import Dialect
 from glossator.judges.faults import (
     MalformedReplyError,
     classify,
@@ -40,50 +41,17 @@ from glossator.judges.faults import (
     status_of,
     wait_before,
 )
-from glossator.judges.replies import probabilities_of, text_of, usage_of
+from glossator.judges.limits import Limit
+from glossator.judges.probe import probe
+from glossator.judges.readings import reading_of
+from glossator.judges.replies import checked, probabilities_of, text_of, usage_of
 
-__all__ = ["KEY_VARIABLES", "OpenAIJudge"]
+__all__ = ["OpenAIJudge"]
 
-KEY_VARIABLES = ("GLOSSATOR_JUDGE_API_KEY", "OPENAI_API_KEY")
-"""Environment variables that may hold the key, the first one set winning."""
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# What the start-up question must be answered with: one boolean in a list, as scorers ask.
-_PROBE_SCHEMA = {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 1}
-_PROBE = Prompt(
-    "Is two an even number? Answer with a JSON array that holds one boolean.", label="start-up"
-)
 # A timeout has cost minutes already; other faults cost nothing but the wait.
 _TIMEOUT_ATTEMPTS = 3
-
-_T = TypeVar("_T")
-
-
-def _key_from_environment() -> str:
-    for variable in KEY_VARIABLES:
-        if os.environ.get(variable):
-            return os.environ[variable]
-    return "none"
-
-
-def _checked_url(url: str) -> str:
-    """The base URL without a trailing slash; `/v1` where no path is given."""
-    try:
-        parts = urlsplit(url)
-        port_is_number = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_number = False
-    if not port_is_number or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(
-            f"judge `{url}`: not a URL; give the server's base URL, http://127.0.0.1:8000/v1 say"
-        )
-    if parts.username or parts.password:
-        raise InputError(
-            f"judge at {parts.hostname}: the URL holds a name or password; "
-            f"put the key into {KEY_VARIABLES[0]} instead"
-        )
-    url = url.rstrip("/")
-    return url if parts.path.strip("/") else url + "/v1"
+_PROBE_ATTEMPTS = 3
+_LOST: tuple[FailureKind | None, ...] = ("connection", "timeout")
 
 
 class OpenAIJudge:
@@ -92,6 +60,7 @@ class OpenAIJudge:
     Attributes:
         url: base URL of the server.
         notes: what `check` found that a reader of the scores should know.
+        capabilities: what `check` found that it can be held to.
     """
 
     def __init__(
@@ -102,6 +71,7 @@ class OpenAIJudge:
         concurrency: int = 32,
         timeout: float = 120.0,
         attempts: int = 8,
+        lost_attempts: int | None = None,
         dead_after: int = 8,
         backoff: float = 0.5,
         longest_wait: float = 30.0,
@@ -113,41 +83,43 @@ class OpenAIJudge:
         Args:
             url: base URL; `/v1` is added where it has no path.
             model: the model's name there; None takes the only one that it serves.
-            concurrency: requests in flight at most.
+            concurrency: requests in flight at most; fewer where the server does not keep up.
             timeout: seconds after which an attempt is given up.
             attempts: how often a request is sent before it counts as failed (a timeout: three
                 times at most).
+            lost_attempts: the same where the connection is lost or no answer comes in time; None
+                for as often.
             dead_after: so many requests in a row that fail for want of a working server end the
                 run with a `JudgeError`.
             backoff: seconds before the second attempt; doubled for each one more.
             longest_wait: longest of these waits. A `Retry-After` is heeded up to ten minutes.
             sleep: how to wait.
-            extra: further fields of every request's body.
+            extra: further fields of every request's body; they win over all others.
 
         Raises:
             InputError: `url` is no URL, or holds a password.
         """
         if concurrency < 1:
             raise InputError(f"judge concurrency {concurrency}: must be at least 1")
-        self.url = _checked_url(url)
+        self._connection = Connection(url, timeout)
+        self.url = self._connection.url
         self.notes: tuple[str, ...] = ()
         self.capabilities = Capabilities()
+        self._dialect = Dialect()
         self._model = model
-        self._key = _key_from_environment()
         self._concurrency = concurrency
-        self._timeout = timeout
         self._attempts = attempts
+        self._lost_attempts = min(lost_attempts or attempts, attempts)
         self._dead_after = dead_after
         self._backoff = backoff
         self._longest_wait = longest_wait
         self._sleep = sleep
         self._extra = dict(extra or {})
-        self._constrains = True
         self._checked = False
         self._failed_in_a_row = 0
-        self._client: openai.AsyncOpenAI | None = None
-        self._places: asyncio.Semaphore | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limit = Limit(concurrency, deadline=timeout)
+        self._session = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count()
 
     def __repr__(self) -> str:
         return f"OpenAIJudge({self.url!r}, {self._model!r})"
@@ -165,11 +137,11 @@ class OpenAIJudge:
         return self._concurrency
 
     async def check(self) -> None:
-        """Find the model and ask it one trivial question; a second call costs nothing.
+        """Find the model and ask a handful of questions; a second call costs nothing.
 
         Raises:
-            JudgeError: refused connection, a key that is not accepted, an unknown model, or a
-                server that answers no question at all.
+            JudgeError: refused connection, a key that is not accepted, an unknown model, a server
+                that answers no question at all, or a model that thinks and cannot be stopped.
         """
         if self._checked:
             return
@@ -179,21 +151,23 @@ class OpenAIJudge:
                 names = "names no models" if not served else "serves " + ", ".join(served[:8])
                 raise JudgeError(f"{self.url}: the server {names}; choose one with --judge-model")
             self._model = served[0]
+        echoes: list[tuple[bool, bool]] = []
+
+        async def ask(body: Mapping[str, Any]) -> Mapping[str, Any]:
+            reply, request_id, _ = await self._patiently(body, "probe", _PROBE_ATTEMPTS)
+            echoes.append((_repeats(reply, request_id), reply.get("model") == self._model))
+            return reply
+
         try:
-            await self._patiently(lambda: self._send(_PROBE, None, _PROBE_SCHEMA, 32, False), 3)
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
-            # The server knows the model but not the schema; what it says is then only checked.
-            try:
-                await self._patiently(lambda: self._send(_PROBE, None, None, 32, False), 3)
-            except _FAULTS as error:
-                raise self._unusable(error, served) from None
-            self._constrains = False
-            self.notes = (
-                f"{self.url} does not enforce JSON schemas: answers are checked, not constrained",
-            )
-        except _FAULTS as error:
+            dialect, self.notes = await probe(ask, self._model, self._extra)
+        except FAULTS as error:
             raise self._unusable(error, served) from None
-        self.capabilities = Capabilities(schemas=self._constrains)
+        self._dialect = replace(
+            dialect,
+            repeats_id=all(repeats_id for repeats_id, _ in echoes),
+            repeats_model=all(repeats_model for _, repeats_model in echoes),
+        )
+        self.capabilities = dialect.capabilities()
         self._checked = True
 
     async def answer(
@@ -213,13 +187,19 @@ class OpenAIJudge:
 
     async def read(self, prompts: Sequence[Prompt], *, alternatives: int = 0) -> list[Reading]:
         """Weigh replies; see `Judge.read`."""
-        raise JudgeError(f"{self.url}: gives no log probabilities of given words")
+        if not self._dialect.readings:
+            raise JudgeError(
+                f"{self.url}: gives no log probabilities of given words (vLLM's "
+                "`prompt_logprobs`); choose a server that does, or scorers that need none"
+            )
+        for prompt in prompts:
+            if not prompt.reply:
+                raise InputError(f"judge: {prompt.label or 'a prompt'} has no reply to be read")
+        return await together(self._read_one(prompt, alternatives) for prompt in prompts)
 
     async def close(self) -> None:
-        """Close the connections."""
-        client, self._client, self._loop = self._client, None, None
-        if client is not None:
-            await client.close()
+        """Close the connections; the next request opens them again."""
+        await self._connection.close()
 
     async def _answer_one(
         self,
@@ -229,120 +209,119 @@ class OpenAIJudge:
         max_tokens: int,
         logprobs: bool,
     ) -> Answer:
-        self._connect()
-        assert self._places is not None
-        async with self._places:
-            begun = time.perf_counter()
-            try:
-                completion, seconds = await self._patiently(
-                    lambda: self._send(prompt, choices, schema, max_tokens, logprobs),
-                    self._attempts,
-                )
-            except _FAULTS as error:
-                return self._failed(error, prompt, time.perf_counter() - begun)
-        self._failed_in_a_row = 0
-        usage = usage_of(completion)
-        probabilities = None
-        if choices is not None and logprobs:
-            probabilities = probabilities_of(completion, choices)
-        text = text_of(completion, choices, max_tokens)
+        dialect = self._dialect
+        body = dialect.answer(prompt, choices, schema, max_tokens, logprobs)
+        reply, seconds = await self._ask(body, prompt, (max_tokens, choices is None))
+        if isinstance(reply, Failure):
+            return Answer(failure=reply, seconds=seconds)
+        usage = usage_of(reply)
+        text = text_of(reply, max_tokens, whole=choices is not None)
         if isinstance(text, Failure):
             return Answer(failure=text, usage=usage, seconds=seconds)
-        if probabilities:
-            text = max(probabilities, key=lambda choice: probabilities[choice])
-        return Answer(self._scrub(text), None, usage, seconds, probabilities)
-
-    async def _send(
-        self,
-        prompt: Prompt,
-        choices: Sequence[str] | None,
-        schema: Mapping[str, Any] | None,
-        max_tokens: int,
-        logprobs: bool,
-    ) -> tuple[Any, float]:
-        """One attempt: the server's completion and the seconds it took."""
-        request: dict[str, Any] = {
-            "model": self.name,
-            "messages": prompt.messages(),
-            "temperature": 0.0,
-            "max_tokens": max_tokens,
-        }
-        body = dict(self._extra)
-        if schema is not None and self._constrains:
-            form = {"name": "answer", "schema": dict(schema), "strict": True}
-            request["response_format"] = {"type": "json_schema", "json_schema": form}
-        if choices is not None:
-            body["structured_outputs"] = {"choice": list(choices)}
+        if choices is None:
+            return Answer(self._connection.scrub(text), None, usage, seconds)
+        chosen = dialect.chosen(text, choices)
+        if chosen is None:
+            failure = Failure("malformed", f"the answer is none of {', '.join(choices)}")
+            return Answer(failure=failure, usage=usage, seconds=seconds)
+        probabilities = None
         if logprobs:
-            request.update(logprobs=True, top_logprobs=20)
-        client = self._connect()
-        begun = time.perf_counter()
-        # The client's own timeout bounds the silence between two bytes, this one the whole.
-        async with asyncio.timeout(self._timeout):
-            completion: Any = await client.chat.completions.create(
-                **request, extra_body=body or None
-            )
-        if not isinstance(completion, openai.types.chat.ChatCompletion) or not completion.choices:
-            raise MalformedReplyError("the reply is no chat completion")
-        return completion, time.perf_counter() - begun
+            loosely = dialect.choices == "none"
+            probabilities = probabilities_of(reply, choices, loosely=loosely)
+        if probabilities:
+            chosen = max(probabilities, key=probabilities.__getitem__)
+        return Answer(chosen, None, usage, seconds, probabilities)
 
-    def _connect(self) -> openai.AsyncOpenAI:
-        """The client of this event loop: connections cannot move from one loop to another."""
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            local = urlsplit(self.url).hostname in _LOOPBACK
-            self._client = openai.AsyncOpenAI(
-                base_url=self.url,
-                api_key=self._key,
-                max_retries=0,
-                timeout=2 * self._timeout,
-                # A proxy from the environment does not reach this machine's own ports.
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if local else None,
-            )
-            self._places = asyncio.Semaphore(self._concurrency)
-            self._loop = loop
-        return self._client
-
-    async def _patiently(self, send: Callable[[], Awaitable[_T]], attempts: int) -> _T:
-        """Send, and send again after faults that may pass."""
-
-        def enough(state: tenacity.RetryCallState) -> bool:
-            fault = state.outcome.exception() if state.outcome else None
-            if isinstance(fault, TimeoutError | openai.APITimeoutError):
-                return state.attempt_number >= min(attempts, _TIMEOUT_ATTEMPTS)
-            return state.attempt_number >= attempts
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            fault = state.outcome.exception() if state.outcome else None
-            return wait_before(fault, state.attempt_number, self._backoff, self._longest_wait)
-
-        async def once() -> _T:
-            return await send()
-
-        retrying = tenacity.AsyncRetrying(
-            sleep=self._sleep,
-            stop=enough,
-            wait=wait,
-            retry=tenacity.retry_if_exception(is_retryable),
-            reraise=True,
+    async def _read_one(self, prompt: Prompt, alternatives: int) -> Reading:
+        body = self._dialect.read(prompt, alternatives)
+        reply, seconds = await self._ask(body, prompt, "read")
+        if isinstance(reply, Failure):
+            return Reading(failure=reply, seconds=seconds)
+        usage = usage_of(reply)
+        found = reading_of(reply, prompt.reply, alternatives)
+        if isinstance(found, Failure):
+            return Reading(failure=found, usage=usage, seconds=seconds)
+        return Reading(
+            found.tokens, found.logprobs, found.alternatives, usage=usage, seconds=seconds
         )
-        return await retrying(once)
+
+    async def _ask(
+        self, body: Mapping[str, Any], prompt: Prompt, kind: object
+    ) -> tuple[Mapping[str, Any] | Failure, float]:
+        """The server's reply to one prompt, and the seconds it took.
+
+        Raises:
+            JudgeError: the server is of no use any more.
+        """
+        if self._connection.renew():
+            self._limit.restart()
+        await self._limit.enter()
+        begun = time.perf_counter()
+        try:
+            reply, _, seconds = await self._patiently(body, kind, self._attempts)
+        except FAULTS as error:
+            return self._failure(error, prompt), time.perf_counter() - begun
+        finally:
+            self._limit.leave()
+        self._failed_in_a_row = 0
+        return reply, seconds
+
+    async def _patiently(
+        self, body: Mapping[str, Any], kind: object, attempts: int
+    ) -> tuple[Mapping[str, Any], str, float]:
+        """Send, and send again after faults that may pass.
+
+        Returns:
+            The reply, the id of the attempt that it answers, and the seconds this took.
+
+        Raises:
+            openai.APIError, TimeoutError, MalformedReplyError: the last attempt's.
+        """
+        body = {"model": self.name, **body, **self._extra}
+        if "chat_template_kwargs" in self._extra:
+            quiet = self._dialect.quiet.get("chat_template_kwargs", {})
+            body["chat_template_kwargs"] = quiet | self._extra["chat_template_kwargs"]
+        for attempt in itertools.count(1):
+            request_id = f"{self._session}-{next(self._numbers)}"
+            begun = time.perf_counter()
+            try:
+                reply = await self._connection.post("/chat/completions", body, request_id)
+                self._recognise(checked(reply), request_id)
+            except FAULTS as error:
+                failed = classify(error)
+                if failed in ("timeout", "rate_limited") or status_of(error) == 503:
+                    self._limit.pressed(begun)
+                most = attempts
+                if failed in _LOST:
+                    most = min(most, self._lost_attempts)
+                if failed == "timeout":
+                    most = min(most, _TIMEOUT_ATTEMPTS)
+                if attempt >= most or not is_retryable(error):
+                    raise
+                wait = wait_before(error, attempt, self._backoff, self._longest_wait)
+                await self._sleep(wait)
+            else:
+                self._limit.answered(kind, begun)
+                return reply, request_id, time.perf_counter() - begun
+        raise AssertionError
+
+    def _recognise(self, reply: Mapping[str, Any], request_id: str) -> None:
+        """Refuse the reply to another request, where the server lets that be seen.
+
+        Raises:
+            MalformedReplyError: it is another's.
+        """
+        if self._dialect.repeats_id and not _repeats(reply, request_id):
+            raise MalformedReplyError("the reply is to another request")
+        if self._dialect.repeats_model and reply.get("model") != self._model:
+            raise MalformedReplyError("the reply is another model's")
 
     async def _served_models(self) -> list[str] | None:
         """Names of the models, or None where the server does not list them."""
-        client = self._connect()
-
-        async def listed() -> list[str]:
-            async with asyncio.timeout(self._timeout):
-                page = await client.models.list()
-            return [model.id for model in getattr(page, "data", None) or []]
-
         try:
             # Nobody there now is nobody there: a start-up question does not wait for a server.
-            return await listed()
-        except (openai.NotFoundError, MalformedReplyError, json.JSONDecodeError):
-            return None
-        except _FAULTS as error:
+            return await self._connection.models()
+        except FAULTS as error:
             if status_of(error) in (None, 401, 402, 403):
                 raise self._unusable(error, None) from None
             return None
@@ -357,21 +336,21 @@ class OpenAIJudge:
             what = f"no model `{self._model}` (404)" if self._model else "no models (404)"
             names = f"it serves {', '.join(served[:8])}" if served else "is the path /v1 missing?"
             return JudgeError(f"{self.url}: {what}; {names}")
-        what = self._scrub(describe(error))
+        what = self._connection.scrub(describe(error))
         if isinstance(error, openai.APIConnectionError | TimeoutError):
             return JudgeError(
                 f"{self.url}: no judge answers there ({what}); start the server or correct --judge"
             )
         return JudgeError(f"{self.url}: the judge cannot be used ({what})")
 
-    def _failed(self, error: BaseException, prompt: Prompt, seconds: float) -> Answer:
-        """The answer of a request that failed to the end.
+    def _failure(self, error: BaseException, prompt: Prompt) -> Failure:
+        """What a request that failed to the end comes to.
 
         Raises:
             JudgeError: the fault is not this request's but the server's for good.
         """
         kind = classify(error)
-        what = self._scrub(describe(error))
+        what = self._connection.scrub(describe(error))
         if kind is None:
             raise self._unusable(error, None) from None
         if kind in ("connection", "timeout", "server_error"):
@@ -384,13 +363,10 @@ class OpenAIJudge:
         else:
             self._failed_in_a_row = 0
         label = f"{prompt.label}: " if prompt.label else ""
-        return Answer(failure=Failure(kind, label + what), seconds=seconds)
-
-    def _scrub(self, text: str) -> str:
-        """Text without the key, which a server may echo."""
-        if self._key != "none" and self._key in text:
-            return text.replace(self._key, "[key]")
-        return text
+        return Failure(kind, label + what)
 
 
-_FAULTS = (openai.APIError, TimeoutError, MalformedReplyError, json.JSONDecodeError)
+def _repeats(reply: Mapping[str, Any], request_id: str) -> bool:
+    """Whether a reply bears a request's id, as vLLM's do that is sent it in a header."""
+    said = reply.get("id")
+    return isinstance(said, str) and said.endswith(request_id)

@@ -8,17 +8,15 @@ judging.explainer   # explains: the judge itself, where the settings name no oth
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 from glossator import embeddings
 from glossator.config import ModelConfig
 from glossator.errors import InputError
-from glossator.judges.base import run_sync
+from glossator.judges import Judge, Replay, ReplayJudge, open_judge, run_sync
 from glossator.progress import Progress
 from glossator.runs import Run
-
-if TYPE_CHECKING:
-    from glossator.judges import Judge
 
 __all__ = ["Judging"]
 
@@ -31,6 +29,7 @@ class Judging:
         self._stack = ExitStack()
         self._judge: Judge | None = None
         self._explainer: Judge | None = None
+        self._answers: Replay | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -54,38 +53,62 @@ class Judging:
     def explainer(self) -> Judge:
         """The language model that explains; the same errors."""
         settings = self._run.config.explain.judge
-        if not settings.url:
+        if not settings.url and not settings.model:
             return self.judge
         if self._explainer is None:
             self._explainer = self._opened(settings)
         return self._explainer
 
     def _opened(self, settings: ModelConfig) -> Judge:
-        from glossator.judges import open_judge
-
-        if not settings.url:
+        if self._run.config.judge.replay:
+            judge: Judge = ReplayJudge(
+                None, self.answers, model=settings.model, extra=settings.extra
+            )
+        elif not settings.url:
             raise InputError("judge: none is named; give --judge URL or --judge local")
+        else:
+            judge = ReplayJudge(self._asked(settings), self.answers, extra=settings.extra)
+        # A model that the settings do not name has its name from here on.
+        run_sync(judge.check(), judge, "judge.check")
+        return judge
+
+    def _asked(self, settings: ModelConfig) -> Judge:
+        """The model itself, with no store of answers before it."""
         if settings.is_local:
             from glossator.judges.local import local_judge
             from glossator.subjects import smollm2_path
 
-            judge = self._stack.enter_context(
+            return self._stack.enter_context(
                 local_judge(
                     smollm2_path(progress=self._progress),
                     log=self._run.path / "judge.log",
                     progress=self._progress,
                 )
             )
-        else:
-            judge = open_judge(
-                settings.url[0],
-                settings.model,
-                concurrency=settings.concurrency,
-                timeout=settings.timeout,
-            )
-        # A model that the settings do not name has its name from here on.
-        run_sync(judge.check(), judge, "judge.check")
-        return judge
+        return open_judge(
+            settings.url,
+            settings.model,
+            extra=settings.extra,
+            concurrency=settings.concurrency,
+            timeout=settings.timeout,
+        )
+
+    @property
+    def answers(self) -> Replay:
+        """Every answer that the run's models gave.
+
+        Raises:
+            InputError: nothing is to be asked and there is no such file, or it is another file.
+        """
+        if self._answers is None:
+            settings = self._run.config.judge
+            path = Path(settings.answers or self._run.path / "answers.db")
+            if settings.replay and not path.is_file():
+                raise InputError(
+                    f"{path}: there are no answers to replay; name the file with --answers"
+                )
+            self._answers = self._stack.enter_context(Replay(path))
+        return self._answers
 
     def check(self) -> None:
         """Refuse a judge that cannot be used before anything else is done for it.
@@ -99,9 +122,10 @@ class Judging:
         settings = self._run.config
         if "embedding" in settings.score.kinds():
             embeddings.refuse_missing(settings.score.embedding_model)
-        if settings.judge.is_local:
-            from glossator.judges.local import refuse_missing
+        for model in (settings.judge, settings.explain.judge):
+            if model.is_local and not settings.judge.replay:
+                from glossator.judges.local import refuse_missing
 
-            refuse_missing()
-        else:
-            _ = self.judge
+                refuse_missing()
+            elif model.url or settings.judge.replay:
+                _ = self.judge if model is settings.judge else self.explainer
