@@ -30,6 +30,8 @@ __all__ = ["SilentWindows"]
 _POOL = 2**21
 """Tokens of the explain side, in contexts drawn by seed, among which peak tokens are looked for."""
 _CONTEXTS_AT_ONCE = 512
+_HELD = 256
+"""Windows looked at for each peak token, at most."""
 _CANDIDATES = 8
 """Windows looked at for each one wanted, at most: a dense latent is silent almost nowhere."""
 _NEIGHBOURS = 10
@@ -94,9 +96,18 @@ class SilentWindows:
             if not batch:
                 break
             starts = np.array(batch, np.uint64)
-            active = self._index.activations(latent, starts, self._length).any(axis=1)
+            active = self._active(latent, starts)
             found += starts[~active & self._fair(starts)].tolist()
         return found[:n]
+
+    def _active(self, latent: int, starts: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Whether the latent is active anywhere in each stretch."""
+        if self._length == self._index.window:
+            return self._index.active(latent, starts)
+        active: npt.NDArray[np.bool_] = self._index.activations(latent, starts, self._length).any(
+            axis=1
+        )
+        return active
 
     def _fair(self, starts: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Whether every window that a stretch touches may be drawn for the explain side."""
@@ -104,10 +115,14 @@ class SilentWindows:
         window = self._index.window
         first = (places // np.uint64(window)).astype(np.int64)
         last = ((places + np.uint64(self._length - 1)) // np.uint64(window)).astype(np.int64)
-        # The ones that are not fair, summed up: none lie between first and last.
-        unfair = np.concatenate([[0], np.cumsum(~self._side)])
-        fair: npt.NDArray[np.bool_] = unfair[last + 1] == unfair[first]
+        # None that is not fair lies between first and last.
+        fair: npt.NDArray[np.bool_] = self._unfair[last + 1] == self._unfair[first]
         return fair
+
+    @functools.cached_property
+    def _unfair(self) -> npt.NDArray[np.int64]:
+        """How many of the windows before each are not of the side."""
+        return np.concatenate([[0], np.cumsum(~self._side)])
 
     @functools.cached_property
     def _side(self) -> npt.NDArray[np.bool_]:
@@ -143,15 +158,15 @@ class SilentWindows:
 
     def _holding(self, token: int) -> Iterator[int]:
         tokens, positions = self._by_token
-        first, last = np.searchsorted(tokens, [token, token + 1])
-        held = positions[first:last]
-        if not len(held):
-            return
-        order = keyed("peak token", self._seed, token).permutation(len(held))
-        window = self._index.window
-        for position in held[order].tolist():
-            (start,) = self._stretches(np.array([position // window]))
-            place = position + self._index.first_context * self._index.context_length
+        one = tokens.dtype.type(token)
+        held = positions[tokens.searchsorted(one) : tokens.searchsorted(one, side="right")]
+        chosen = keyed("peak token", self._seed, token).choice(
+            len(held), size=min(_HELD, len(held)), replace=False
+        )
+        places = held[chosen]
+        starts = self._stretches(places // self._index.window)
+        base = self._index.first_context * self._index.context_length
+        for start, place in zip(starts, (places + base).tolist(), strict=True):
             if start <= place < start + self._length:
                 yield start
 
