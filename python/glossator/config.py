@@ -171,7 +171,7 @@ class ExplainConfig(Record):
     latents: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
     """Ids of the latents that are explained; None takes all live ones."""
     explainers: tuple[str, ...] | None = None
-    """Names of explainers; None takes `rules`, and `delimited` where a judge is named."""
+    """Names of explainers; None takes `rules`, and the preset's where a judge is named."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Their settings, by name: `[explain.settings.delimited]`."""
     judge: ModelConfig = ModelConfig()
@@ -264,13 +264,6 @@ class RunConfig(Record):
                 raise InputError(
                     f"--latents: {latent} is not in the index; its latents are 0 to {n_latents - 1}"
                 )
-
-    @property
-    def explainers(self) -> tuple[str, ...]:
-        """The explainers that are asked."""
-        if self.explain.explainers is not None:
-            return self.explain.explainers
-        return ("rules", "delimited") if self.judge.asks else ("rules",)
 
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""
