@@ -25,8 +25,8 @@ from glossator.pipeline.results import is_complete, missing
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, LedgerEntry, Protocol
 from glossator.runs import Run
-from glossator.sampling import NegativePlan, SamplingPlan
-from glossator.score import SCORING_PLAN, score, scoring_protocol, settled
+from glossator.sampling import ExplainPlan, NegativePlan, SamplingPlan
+from glossator.score import ScoringOptions, score, scoring_protocol, settled
 from glossator.score.corpus import score_rules
 
 __all__ = ["explain_stage", "score_stage"]
@@ -165,6 +165,7 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         run.index,
         judge.name,
         plan=plan,
+        options=ScoringOptions(),
         seed=run.config.seed,
         provenance=_provenance(run),
         **sources,
@@ -176,6 +177,7 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         judge=judge,
         text=run.text,
         plan=plan,
+        options=ScoringOptions(),
         **sources,
         seed=run.config.seed,
         sink=lambda verdicts: run.store.add("verdicts", verdicts),
@@ -196,12 +198,17 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
     }
 
 
+_PLAN = SamplingPlan(
+    explain=ExplainPlan(n=0), per_decile=7, negatives=(NegativePlan(kind="random", n=20),)
+)
+
+
 def _scoring_plan(run: Run) -> SamplingPlan:
     """The judge's examples, with the negatives that the settings name."""
     if run.config.score.negatives is None:
-        return SCORING_PLAN
+        return _PLAN
     negatives = tuple(NegativePlan(**one.model_dump()) for one in run.config.score.negatives)
-    return SCORING_PLAN.model_copy(update={"negatives": negatives})
+    return _PLAN.model_copy(update={"negatives": negatives})
 
 
 def _sources(run: Run, latents: list[int], progress: Progress) -> dict[str, Any]:
