@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 
-from glossator.index import NO_DOCUMENT, Index, IndexWriter
+from byte_texts import byte_index
+from glossator.index import NO_DOCUMENT
 from glossator.sampling import ExplainPlan, SamplingPlan
 from glossator.score.marks import right_marks, silent_signs
 from glossator.score.questions import Window
@@ -89,33 +90,6 @@ def test_a_character_of_several_tokens_is_marked_whole():
     shown = Shown((" ", "😀", "", "", "!"), (0, 1, 1, 1, 4), (False,) * 5, (True,) * 5)
     assert shown.whole([2]) == (1, 2, 3)
     assert shown.render([3]) == " <<😀>>!"
-
-
-def byte_index(path, texts, active, *, length=16, window=8):
-    """Byte-level tokens, one byte each, a text a context; latent 0 is active at `active`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokens = np.zeros((len(texts), length), np.int64)
-    documents = np.full((len(texts), length), NO_DOCUMENT, np.uint64)
-    for row, text in enumerate(texts):
-        ids = tokenizer.encode(text).ids
-        assert len(ids) <= length
-        tokens[row, : len(ids)] = ids
-        documents[row, : len(ids)] = row
-    rows, offsets = map(np.array, zip(*active, strict=True))
-    with IndexWriter(path, n_latents=1, context_length=length, window=window) as writer:
-        writer.add_coo(
-            tokens,
-            rows,
-            offsets,
-            np.zeros(len(rows), int),
-            np.ones(len(rows), np.float32),
-            documents,
-            documents != np.uint64(NO_DOCUMENT),
-        )
-    return Index.open(path), TokenText(tokenizer)
 
 
 def test_characters_at_the_edge_of_a_window_are_whole_and_padding_is_not_shown(tmp_path):

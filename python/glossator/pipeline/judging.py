@@ -27,8 +27,8 @@ class Judging:
     def __init__(self, run: Run, progress: Progress) -> None:
         self._run, self._progress = run, progress
         self._stack = ExitStack()
-        self._judge: Judge | None = None
-        self._explainer: Judge | None = None
+        self._judge: ReplayJudge | None = None
+        self._explainer: ReplayJudge | None = None
         self._answers: Replay | None = None
 
     def __enter__(self) -> Self:
@@ -38,7 +38,7 @@ class Judging:
         self._stack.close()
 
     @property
-    def judge(self) -> Judge:
+    def judge(self) -> ReplayJudge:
         """The judge that the run's settings name.
 
         Raises:
@@ -50,7 +50,7 @@ class Judging:
         return self._judge
 
     @property
-    def explainer(self) -> Judge:
+    def explainer(self) -> ReplayJudge:
         """The language model that explains; the same errors."""
         settings = self._run.config.explain.judge
         if not settings.url and not settings.model:
@@ -59,11 +59,9 @@ class Judging:
             self._explainer = self._opened(settings)
         return self._explainer
 
-    def _opened(self, settings: ModelConfig) -> Judge:
+    def _opened(self, settings: ModelConfig) -> ReplayJudge:
         if self._run.config.judge.replay:
-            judge: Judge = ReplayJudge(
-                None, self.answers, model=settings.model, extra=settings.extra
-            )
+            judge = ReplayJudge(None, self.answers, model=settings.model, extra=settings.extra)
         elif not settings.url:
             raise InputError("judge: none is named; give --judge URL or --judge local")
         else:

@@ -32,6 +32,8 @@ from glossator.score.corpus import score_rules
 __all__ = ["explain_stage", "score_stage"]
 
 _STORED_AT_ONCE = 256
+_ATTEMPTS = 2
+"""How often a question is asked within a round."""
 
 
 def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progress = SILENT) -> None:
@@ -47,9 +49,11 @@ def explain_stage(run: Run, *, judging: Judging | None = None, progress: Progres
     with run.stage("explain") as facts:
         _explain_by_rules(run, progress)
         facts |= {"asked": 0, "missing": 0, "unexplained": [], "again": False}
+        facts["rounds"] = _rounds(run, "explain")
         if run.config.judge.asks:
             with run.stage("explain-judge"), _own_or(judging, run, progress) as door:
-                facts |= _explain_by_judge(run, door.judge, progress)
+                door.explainer.asked_before = _ATTEMPTS * facts["rounds"]
+                facts |= _explain_by_judge(run, door.explainer, progress)
 
 
 def _explain_by_rules(run: Run, progress: Progress) -> None:
@@ -113,8 +117,10 @@ def score_stage(run: Run, *, judging: Judging | None = None, progress: Progress 
     with run.stage("score") as facts:
         _score_rules(run, progress)
         facts |= {"asked": 0, "missing": 0, "again": False}
+        facts["rounds"] = _rounds(run, "score")
         if run.config.judge.asks:
             with run.stage("score-judge"), _own_or(judging, run, progress) as door:
+                door.judge.asked_before = _ATTEMPTS * facts["rounds"]
                 facts |= _score_by_judge(run, door.judge, progress)
 
 
@@ -237,6 +243,12 @@ def _sources(run: Run, latents: list[int], progress: Progress) -> dict[str, Any]
                 progress=progress,
             )
     return sources
+
+
+def _rounds(run: Run, stage: str) -> int:
+    """How often a stage came to its end with too much missing: what failed is asked anew."""
+    rounds: int = run.stages().get(stage, {}).get("rounds", 0)
+    return rounds + (missing(run, stage) > run.config.max_failed)
 
 
 def _book(run: Run, entry: LedgerEntry) -> None:
