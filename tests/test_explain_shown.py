@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from byte_texts import byte_index
 from glossator.index import NO_DOCUMENT
 from glossator.sampling import ExplainPlan, SamplingPlan
-from glossator.score.fuzzing import fuzzing_items, right_marks, silent_signs
+from glossator.score.marks import right_marks, silent_signs
 from glossator.score.questions import Window
 from glossator.shown import Shown, example_rows, show, show_windows
 from glossator.text import TokenText
@@ -149,36 +149,3 @@ def test_wrong_marks_stand_where_the_latent_is_exactly_silent():
     split = window([0, 0, 1, 0], heads=[0, 1, 1, 3], pieces=["a", "é", "", "b"])
     assert silent_signs(split) == [0, 3]
     assert right_marks(split, 0.3) == (1, 2)
-
-
-@given(st.integers(0, 2**32), st.integers(4, 12))
-def test_fuzzing_marks_the_first_rightly_and_the_next_wrongly_with_the_average_count(seed, n):
-    rng = np.random.default_rng(seed)
-    windows = []
-    for number in range(70):
-        values = rng.random(32) * (np.arange(32) < rng.integers(1, n)) + 0.0
-        values[0] = 2.0
-        windows.append(window(values, example_id=f"w{number}", decile=1 + number // 7))
-    items, left_out = fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=(seed,))
-    assert left_out == 0
-    assert [item.truth for item in items] == ([True] * 5 + [False] * 2) * 10
-    counts = [len(right_marks(w, 0.3)) for w in windows]
-    for item, w in zip(items, windows, strict=True):
-        if item.truth:
-            assert item.marks == right_marks(w, 0.3)
-        else:
-            assert len(item.marks) == max(1, round(np.mean(counts)))
-            assert all(w.activations[mark] == 0 for mark in item.marks)
-    again, _ = fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=(seed,))
-    assert items == again
-
-
-def test_windows_with_too_few_silent_tokens_are_left_out_and_counted():
-    full = [window([1] * 8, example_id=f"w{i}", decile=1) for i in range(7)]
-    items, left_out = fuzzing_items(full, right=5, wrong=2, threshold=0.3, key=())
-    assert (len(items), left_out) == (5, 2)
-
-
-@pytest.mark.parametrize("windows", [[], [window([0, 0], decile=0)]])
-def test_without_activating_windows_there_is_nothing_to_fuzz(windows):
-    assert fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=()) == ([], 0)

@@ -206,8 +206,8 @@ class ScoreConfig(Record):
 
     preset: str = "glossator"
     """`glossator`, `post`, `delphi` or `saebench`: what is drawn, shown and asked."""
-    scorers: tuple[str, ...] = ("detection", "fuzzing")
-    """Names of scorers."""
+    scorers: tuple[str, ...] | None = None
+    """Names of scorers; those of the preset if None."""
     null: int = Field(default=1_000, ge=0)
     """Latents that are also judged by another latent's explanation: what a score is worth."""
     negatives: tuple[NegativeConfig, ...] | None = None

@@ -82,8 +82,7 @@ def book(run: Run, entries: Iterable[LedgerEntry] | LedgerEntry) -> None:
     """Add what was used to what earlier attempts used."""
     entries = [entries] if isinstance(entries, LedgerEntry) else list(entries)
     kept = {
-        (row["stage"], row["scorer"], row["latent"]): row
-        for row in run.table("ledger").to_pylist()
+        (row["stage"], row["scorer"], row["latent"]): row for row in run.table("ledger").to_pylist()
     }
     totals = []
     for entry in entries:

@@ -24,7 +24,8 @@ from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, Protocol
 from glossator.runs import Run
 from glossator.sampling import NegativePlan, SamplingPlan
-from glossator.score import NO_EXPLANATION, PRESETS, score, scoring_protocol, settled
+from glossator.score import score, scoring_protocol, settled
+from glossator.score.asking import NO_EXPLANATION
 from glossator.score.corpus import score_rules
 from glossator.score.presets import settle
 
@@ -51,7 +52,9 @@ def score_stage(run: Run, *, judging: Judging | None = None, progress: Progress 
         if run.config.judge.asks:
             with run.stage("score-judge"), own_or(judging, run, progress) as door:
                 door.judge.asked_before = ATTEMPTS * facts["rounds"]
-                facts |= _score_by_judge(run, door.judge, progress)
+                facts |= _score_words(run, door.judge, progress)
+        elif run.config.score.scorers == ("embedding",):
+            facts |= _score_words(run, None, progress)
 
 
 def _score_rules(run: Run, progress: Progress) -> None:
@@ -85,7 +88,7 @@ def _score_rules(run: Run, progress: Progress) -> None:
     run.store.add("scores", table)
 
 
-def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any]:
+def _score_words(run: Run, judge: Judge | None, progress: Progress) -> dict[str, Any]:
     explanations = _judged_explanations(run)
     stored = run.table("verdicts")
     skip = settled(stored)
@@ -104,8 +107,7 @@ def _score_by_judge(run: Run, judge: Judge, progress: Progress) -> dict[str, Any
         [
             scoring_protocol(
                 run.index,
-                judge.name,
-                needs=needs,
+                judge.name if judge else "",
                 seed=run.config.seed,
                 provenance=_provenance(run),
                 **common,
@@ -202,9 +204,10 @@ def _sources(
     return sources
 
 
-def _needs(run: Run, scorers: tuple[str, ...], progress: Progress) -> dict[str, Any]:
+def _needs(run: Run, scorers: tuple[str, ...] | None, progress: Progress) -> dict[str, Any]:
     """What some scorers need beside their options."""
     needs: dict[str, Any] = {"saw_logits": saw_logits, "token_name": run.text.name}
+    scorers = scorers or ()
     if "output" in scorers:
         live = run.store.table("latents", "status <> 'dead'").select(["latent", "top_logits"])
         needs["promoted"] = {
