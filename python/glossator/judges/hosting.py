@@ -178,12 +178,8 @@ class Host:
 
 def _end_context(engine: Any) -> None:  # noqa: ANN401 - vLLM's AsyncLLM
     """End the context of its sockets, which vLLM leaves to a `__del__` that warns of it."""
-    shadow = getattr(getattr(engine.engine_core, "resources", None), "ctx", None)
-    context = getattr(shadow, "_shadow_obj", None)
+    context = getattr(getattr(engine.engine_core, "resources", None), "ctx", None)
     if context is not None:
-        # It waits for sockets that are open.
-        for socket in list(getattr(shadow, "_sockets", ())):
-            socket.close(linger=0)
         context.destroy(linger=0)
 
 
