@@ -11,7 +11,6 @@ explanation from 40 examples: all that the engine computed because its prefix ca
 import argparse
 import os
 
-from benches.judge_tasks import BLOCK
 from benches.measure import ROOT, Figures, child
 
 LATENTS = {"tiny": 8, "smollm2": 2}
@@ -38,7 +37,9 @@ def pipeline(figures, model, asked):
     spent = [1e3 * (a - b) / found["prompts"] for a, b in zip(ours, theirs, strict=True)]
     figures.add(op, "glossator", shape, "time of our own CPU a prompt", "ms", spent)
     op = "the shared prefix in the engine's cache"
-    shape = f"{found['prompts']} prompts, prefix {found['prefix']} tokens, blocks of {BLOCK}"
+    shape = (
+        f"{found['prompts']} prompts, prefix {found['prefix']} tokens, blocks of {found['block']}"
+    )
     shares = [hits / found["prefix_blocks"] for hits in found["hits"]]
     figures.add(op, "glossator", shape, "share of its whole blocks that hit", "share", shares)
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from benches.judge_world import make, record, score, shared_prefixes
 from benches.measure import serve
 
-BLOCK = 32
 CHOICES_ALTERNATIVES = 5
 
 
@@ -104,13 +103,15 @@ def pipeline(work, model, latents, rounds, offline=True):
                 seconds, cpu = ways[name]()
                 found[name]["seconds"].append(seconds)
                 found[name]["cpu"].append(cpu)
-        blocks = [length // BLOCK * BLOCK for length in prefixes]
+        block = engine.vllm_config.cache_config.block_size
+        blocks = [length // block * block for length in prefixes]
         return {
             "ways": found,
             "prompts": len(ids),
             "tokens": sum(map(len, ids)) + len(ids),
             "prefix": sorted(prefixes)[len(prefixes) // 2],
             "prefix_blocks": sum(blocks),
+            "block": block,
             "hits": cached,
         }
 
