@@ -192,9 +192,7 @@ def test_a_server_that_dies_and_is_started_again(world, tmp_path, healthy):
         (Reply("[true, true, true, true, true]", id="chatcmpl-of-another"), False),
     ],
 )
-def test_nonsense_is_missing_and_never_a_score(
-    nonsense, by_the_model, world, tmp_path, healthy
-):
+def test_nonsense_is_missing_and_never_a_score(nonsense, by_the_model, world, tmp_path, healthy):
     def reply(request):
         return HONEST(request) if is_explaining(request) else nonsense
 
