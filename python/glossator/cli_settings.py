@@ -169,7 +169,11 @@ SCORE: Mapping[str, Any] = {
     ],
     "score__scorers": Annotated[
         Texts,
-        typer.Option("--scorer", metavar="NAME", help="Repeatable (detection and fuzzing)."),
+        typer.Option(
+            "--scorer",
+            metavar="NAME",
+            help="Repeatable (detection and fuzzing, as most presets say).",
+        ),
     ],
     "score__null": Annotated[
         Number,

@@ -104,10 +104,8 @@ class SilentWindows:
         """Whether the latent is active anywhere in each stretch."""
         if self._length == self._index.window:
             return self._index.active(latent, starts)
-        active: npt.NDArray[np.bool_] = self._index.activations(latent, starts, self._length).any(
-            axis=1
-        )
-        return active
+        activations = self._index.activations(latent, starts, self._length)
+        return np.asarray(activations.any(axis=1))
 
     def _fair(self, starts: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Whether every window that a stretch touches may be drawn for the explain side."""

@@ -7,7 +7,8 @@ judging.explainer   # explains: the judge itself, where the settings name no oth
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,10 @@ from glossator.judges import Judge, Replay, ReplayJudge, open_judge, run_sync
 from glossator.progress import Progress
 from glossator.runs import Run
 
-__all__ = ["Judging"]
+__all__ = ["ATTEMPTS", "Judging", "own_or"]
+
+ATTEMPTS = 2
+"""How often a question is asked before what asks it has done with it."""
 
 
 class Judging:
@@ -127,3 +131,13 @@ class Judging:
                 refuse_missing()
             elif model.url or settings.judge.replay:
                 _ = self.judge if model is settings.judge else self.explainer
+
+
+@contextmanager
+def own_or(judging: Judging | None, run: Run, progress: Progress) -> Iterator[Judging]:
+    """What was given, or a `Judging` for as long as the block lasts."""
+    if judging is not None:
+        yield judging
+        return
+    with Judging(run, progress) as own:
+        yield own
