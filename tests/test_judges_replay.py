@@ -334,7 +334,7 @@ def test_a_newer_version_and_a_damaged_answer_are_told(tmp_path):
     path = tmp_path / "answers.db"
     with Replay(path) as replay:
         ask(ReplayJudge(Counting(), replay), "a")
-        replay._database.execute("UPDATE answers SET body = x'00112233'")
+        replay._database.execute("UPDATE answers SET size = 9, body = x'00112233'")
         with pytest.raises(InputError, match="an answer is damaged"):
             ask(ReplayJudge(Counting(), replay), "a")
         replay._database.execute("PRAGMA user_version = 9")

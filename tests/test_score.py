@@ -21,6 +21,8 @@ from glossator.score import (
     settled,
     summary,
 )
+from glossator.score.detection import DetectionOptions
+from glossator.score.fuzzing import FuzzingOptions
 from judge_servers import ChatServer, Reply, coin
 from planted import (
     HOOKPOINT,
@@ -160,7 +162,9 @@ def test_a_judge_who_knows_is_right_everywhere(planted):
 
 
 def test_every_example_is_asked_about_once_five_a_prompt_and_the_short_last_prompt_is_kept(planted):
-    options = ScoringOptions(per_prompt=8)
+    options = ScoringOptions(
+        detection=DetectionOptions(per_prompt=8), fuzzing=FuzzingOptions(per_prompt=8)
+    )
     result, asked = scored_by(planted, answering(right), [0], options=options)
     sizes = sorted(len(request.examples) for request in asked)
     assert sizes == [6] * 2 + [8] * 16
@@ -236,7 +240,9 @@ def test_usage_counts_every_request_and_its_tokens(planted):
         return Reply(answer.text, cached=7)
 
     result, asked = scored_by(planted, reply, [0, 1])
-    assert [entry.scorer for entry in result.usage] == ["detection", "fuzzing"]
+    entries = [(entry.latent, entry.scorer) for entry in result.usage]
+    assert sorted(entries) == [(n, name) for n in range(2) for name in ("detection", "fuzzing")]
+    assert sum(entry.verdicts for entry in result.usage) == 2 * 140
     assert sum(entry.requests for entry in result.usage) == len(asked) == 56
     sent = sum(len(t["content"].split()) for r in asked for t in r.body["messages"])
     assert sum(entry.prompt_tokens for entry in result.usage) == sent
@@ -305,10 +311,15 @@ def test_the_protocol_holds_every_parameter_and_changes_with_each(planted):
     parameters = result.protocol.parameters
     assert parameters["per_decile"] == 7
     assert parameters["negatives"] == [{"kind": "random", "n": 20, "margin": 0}]
-    assert parameters["threshold"] == 0.3
+    assert parameters["fuzzing"]["threshold"] == 0.3
     assert parameters["window"] == 32
     assert (result.protocol.preset, result.protocol.judge) == ("default", "known")
-    other, _ = scored_by(planted, answering(right), [0], options=ScoringOptions(threshold=0.5))
+    other, _ = scored_by(
+        planted,
+        answering(right),
+        [0],
+        options=ScoringOptions(fuzzing=FuzzingOptions(threshold=0.5)),
+    )
     assert other.protocol.preset == "custom"
     assert other.protocol.protocol_id != result.protocol.protocol_id
     plan = SamplingPlan(per_decile=7, negatives=(NegativePlan(n=20),))

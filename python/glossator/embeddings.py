@@ -39,7 +39,7 @@ from glossator.sampling import NO_WINDOW, ExplainPlan, NearestWindows, SamplingP
 from glossator.shown import show_windows
 from glossator.text import TokenText
 
-__all__ = ["MODEL", "Encoder", "Model", "nearest_windows"]
+__all__ = ["MODEL", "Encoder", "Model", "encoder", "nearest_windows", "refuse_missing"]
 
 Encoder: TypeAlias = Callable[[list[str]], npt.ArrayLike]
 """Texts to float[N, e]; the rows need not be normalised."""
@@ -285,9 +285,12 @@ def _kept(
 # --- the model ---------------------------------------------------------------------------------
 
 
-class _Model:
+def encoder(model: Model) -> Callable[[list[str]], npt.NDArray[np.float32]]:
     """Texts to rows of norm 1; a model of a name is loaded when the first text comes."""
+    return _Model(model)
 
+
+class _Model:
     def __init__(self, model: Model) -> None:
         self._name = _name(model)
         self._encode: Encoder | None = None

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from glossator.corpus import Contexts, ContextSource
+from glossator.corpus import Contexts, ContextSource, lone_contexts
+from glossator.corpus.contexts import BATCH_ROWS
 from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.index import Index, IndexWriter
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from glossator.coders import SparseCoder, TrainConfig
     from glossator.subjects import Subject
 
-__all__ = ["collect_hidden", "harvest", "refuse_misfit", "train_coder"]
+__all__ = ["collect_hidden", "harvest", "refuse_misfit", "subject_activations", "train_coder"]
 
 _KEPT_EVERY = 16
 """Batches between two points from which a killed pass goes on."""
@@ -206,6 +207,44 @@ def _encode(
     latents[batch.mask] = found.cpu().numpy().astype(np.uint32)
     activations[batch.mask] = values.cpu().numpy()
     return latents, activations
+
+
+def subject_activations(
+    subject: Subject, coder: SparseCoder, *, context_length: int = 128
+) -> Callable[[Sequence[str], int], list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]]]:
+    """The subject and its coder as a function of texts and a latent, for texts of no corpus.
+
+    Args:
+        subject: the model and its hookpoint.
+        coder: encodes what the hookpoint's module gives.
+        context_length: tokens of a text that are read, those of the tokenizer's own included.
+
+    Returns:
+        A function that gives for each text its tokens, uint32[n], and the latent's activation on
+        each, float32[n]. A text's first token counts, as it does where a document begins in the
+        midst of a context.
+
+    Raises:
+        InputError: the subject's width or hookpoint is not the coder's.
+    """
+    refuse_misfit(subject, coder)
+
+    def activations(
+        texts: Sequence[str], latent: int
+    ) -> list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]]:
+        rows = lone_contexts(texts, subject.tokenizer, context_length)
+        found = []
+        for first in range(0, len(rows), BATCH_ROWS):
+            some = slice(first, first + BATCH_ROWS)
+            batch = Contexts(rows.tokens[some], rows.document_ids[some], rows.mask[some])
+            latents, values = _encode(coder, subject.hidden(batch.tokens, batch.attended), batch)
+            own = np.where(latents == latent, values, np.float32(0.0)).sum(axis=2)
+            found += [
+                (batch.tokens[row][live], own[row][live]) for row, live in enumerate(batch.mask)
+            ]
+        return found
+
+    return activations
 
 
 def refuse_misfit(subject: Subject, coder: SparseCoder) -> None:

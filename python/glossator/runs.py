@@ -79,7 +79,9 @@ class Run:
         store = Store.open(path)
         try:
             if settings.exists() and _has_data(path):
-                _refuse_other_data(path, load_config(settings), config)
+                before = load_config(settings)
+                config = _in_numbers_of(before, config)
+                _refuse_other_data(path, before, config)
             _sweep(path)
             run = cls(path, config, store)
             run._refuse_latents(config)
@@ -113,20 +115,22 @@ class Run:
         Raises:
             InputError: the settings mean other data, or name a latent that is not in the index.
         """
+        config = _in_numbers_of(self.config, config)
         _refuse_other_data(self.path, self.config, config)
         self._refuse_latents(config)
         self.config = config
         save_config(config, self.path / "config.toml")
 
+    def settle_dtype(self, dtype: str) -> None:
+        """Write down the number format that a trial found: who runs this again takes the same."""
+        subject = self.config.subject.model_copy(update={"dtype": dtype})
+        self.config = self.config.model_copy(update={"subject": subject})
+        save_config(self.config, self.path / "config.toml")
+
     def _refuse_latents(self, config: RunConfig) -> None:
         """Before the settings are written down: `glossator score RUN` reads them from there."""
         if config.explain.latents is not None and self.done("harvest"):
             config.refuse_latents(self.index.n_latents)
-
-    @property
-    def has_data(self) -> bool:
-        """Whether something was read and kept that binds the run to its data."""
-        return _has_data(self.path)
 
     @property
     def index(self) -> Index:
@@ -317,6 +321,14 @@ def _sweep(path: Path) -> None:
         shutil.rmtree(left)
     for left in path.glob("*.tmp"):
         left.unlink()
+
+
+def _in_numbers_of(old: RunConfig, new: RunConfig) -> RunConfig:
+    """`new`, in the number format of `old` where it leaves the choice."""
+    if new.subject.dtype != "auto":
+        return new
+    subject = new.subject.model_copy(update={"dtype": old.subject.dtype})
+    return new.model_copy(update={"subject": subject})
 
 
 def _refuse_other_data(path: Path, old: RunConfig, new: RunConfig) -> None:

@@ -17,7 +17,7 @@ from glossator.corpus.contexts import (
     open_contexts,
 )
 from glossator.corpus.documents import NO_DOCUMENT, Corpus, Document, open_corpus
-from glossator.corpus.packing import Packing, pack
+from glossator.corpus.packing import Packing, lone_contexts, pack
 
 __all__ = [
     "NO_DOCUMENT",
@@ -28,6 +28,7 @@ __all__ = [
     "Document",
     "Packing",
     "StoredContexts",
+    "lone_contexts",
     "open_contexts",
     "open_corpus",
     "pack",

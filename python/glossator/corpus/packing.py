@@ -12,7 +12,7 @@ the scorer sees another part.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +34,7 @@ from glossator.corpus.documents import NO_DOCUMENT, Corpus
 from glossator.errors import InputError
 from glossator.progress import SILENT, Progress
 
-__all__ = ["FEWEST_DOCUMENTS", "Packing", "pack"]
+__all__ = ["FEWEST_DOCUMENTS", "Packing", "lone_contexts", "pack"]
 
 FEWEST_DOCUMENTS = 40
 """With fewer documents than this, each context becomes a document of its own."""
@@ -286,6 +286,46 @@ def pack(
             "a `tokenizer.json` of the `tokenizers` library is needed"
         )
     return Packing(corpus, backend, context_length, tokens, split_seed)
+
+
+def lone_contexts(texts: Sequence[str], tokenizer: Tokenizer, context_length: int) -> Contexts:
+    """Texts that are no part of a corpus, a context for each, cut off where it is full.
+
+    What counts of a text is what would count in the midst of a packed context, the first token
+    included: where the tokenizer puts nothing before a text a line break does, masked, in the place
+    of the token whose activations never count.
+
+    Args:
+        texts: each on its own.
+        tokenizer: the subject's.
+        context_length: tokens of a context, at most: no context is longer than the longest text.
+
+    Returns:
+        The contexts, their document ids being the texts' numbers.
+
+    Raises:
+        InputError: no room for a text.
+    """
+    plain = _plain(tokenizer)
+    prefix, suffix = _special(plain)
+    prefix = prefix or plain.encode("\n", add_special_tokens=False).ids[:1]
+    room = context_length - len(prefix) - len(suffix)
+    if room < 1:
+        raise InputError(
+            f"context_length = {context_length}: no room for a text; take a longer one"
+        )
+    encodings = plain.encode_batch_fast(list(texts), add_special_tokens=False)
+    cut = [encoding.ids[:room] for encoding in encodings]
+    rows = [[*prefix, *ids, *suffix] for ids in cut]
+    shape = (len(rows), max(map(len, rows), default=0))
+    contexts = Contexts(
+        np.zeros(shape, np.uint32), np.full(shape, NO_DOCUMENT, np.uint64), np.zeros(shape, bool)
+    )
+    for number, (row, ids) in enumerate(zip(rows, cut, strict=True)):
+        contexts.tokens[number, : len(row)] = row
+        contexts.document_ids[number, : len(row)] = number
+        contexts.mask[number, len(prefix) : len(prefix) + len(ids)] = True
+    return contexts
 
 
 def _numbered(parts: Iterator[_Part], size: int) -> Iterator[tuple[int, _Part]]:

@@ -30,6 +30,8 @@ __all__ = ["Replay"]
 
 _VERSION = 1
 _APPLICATION = 0x676C6F73  # marks the file as ours, in its header
+# A shorter body is kept as it is: its size is then 0, and compressing it would save no byte.
+_SHORT = 256
 # An answer waits so long for others to be committed with it: a commit costs more than a row.
 _GROUP_SECONDS = 0.005
 _GROUP_ROWS = 256
@@ -41,7 +43,7 @@ CREATE TABLE answers (
     free INTEGER NOT NULL,
     size INTEGER NOT NULL,
     body BLOB NOT NULL
-) WITHOUT ROWID;
+);
 CREATE TABLE judges (model TEXT PRIMARY KEY, capabilities TEXT NOT NULL, notes TEXT NOT NULL);
 """
 # What was paid for is never overwritten, whichever process comes first.
@@ -63,7 +65,9 @@ class Replay:
         self.path = Path(path)
         self._codec = pa.Codec("zstd", 3)
         self._rows: list[tuple[bytes, bool, int, bytes]] = []
-        self._group: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         with self._told("could not be opened"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
@@ -101,13 +105,15 @@ class Replay:
             ).fetchone()
         if row is None:
             return None
+        size, body = row
+        if not size:
+            return bytes(body)
         try:
-            body: bytes = self._codec.decompress(row[1], decompressed_size=row[0], asbytes=True)
+            return bytes(self._codec.decompress(body, decompressed_size=size, asbytes=True))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: an answer is damaged ({error}); move the file away to ask again"
             ) from error
-        return body
 
     async def keep(self, key: bytes, body: bytes, *, free: bool = False) -> None:
         """Keep an answer; returns when it is committed.
@@ -120,33 +126,45 @@ class Replay:
         Raises:
             InputError: the disk is full, say.
         """
-        self._rows.append((key, free, len(body), self._codec.compress(body, asbytes=True)))
+        size = len(body) if len(body) > _SHORT else 0
+        if size:
+            body = self._codec.compress(body, asbytes=True)
+        self._rows.append((key, free, size, body))
         loop = asyncio.get_running_loop()
-        # A group of a loop that has ended is committed with this one.
-        if self._group is None or self._group.get_loop() is not loop:
-            self._group = loop.create_future()
-            loop.call_later(_GROUP_SECONDS, self._end, self._group)
-        group = self._group
+        if self._loop is not loop:
+            # Nobody of a loop that has ended waits; its rows are committed with this group.
+            self._loop, self._timer, self._waiting = loop, None, []
+        committed = loop.create_future()
+        self._waiting.append(committed)
         if len(self._rows) >= _GROUP_ROWS:
-            self._end(group)
+            self._end()
+        elif self._timer is None:
+            self._timer = loop.call_later(_GROUP_SECONDS, self._end)
         try:
-            await asyncio.shield(group)
+            await committed
         except asyncio.CancelledError:
             # Whoever waited may be gone with the loop; the answer is paid for.
-            self._end(group)
+            self._end()
             raise
 
-    def _end(self, group: asyncio.Future[None]) -> None:
-        if group.done():
-            return
-        self._group = None
+    def _end(self) -> None:
+        """Commit the group and let those go on who wait for it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        waiting, self._waiting = self._waiting, []
+        fault: Exception | None = None
         try:
             self.flush()
         except Exception as error:
-            group.set_exception(error)
-            group.exception()  # marked as seen, should nobody wait any more
-        else:
-            group.set_result(None)
+            fault = error
+        for committed in waiting:
+            if committed.done():
+                continue
+            if fault is None:
+                committed.set_result(None)
+            else:
+                committed.set_exception(fault)
 
     def flush(self) -> None:
         """Commit what waits.

@@ -1,14 +1,14 @@
 """How many requests a server is sent at once: as many as it answers well, and no more than allowed.
 
     limit = Limit(most=64)
-    await limit.enter()                        # waits for a place
-    limit.answered("choices", seconds=0.2)     # an attempt succeeded
-    limit.pressed(begun)                       # an attempt was turned away, or timed out
+    await limit.enter()                  # waits for a place
+    limit.answered("choices", begun)     # an attempt succeeded
+    limit.pressed(begun)                 # an attempt was turned away, or timed out
     limit.leave()
 
 Additive increase, multiplicative decrease (Chiu and Jain 1989), begun by doubling as TCP does. What
 decreases it is a server that turns requests away or lets them time out, and a latency that grows
-much faster than the number of requests in flight: fewer are then answered a second than before.
+so much faster than the requests in flight that far fewer are answered a second than before.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ _FIRST = 16
 _LEAST_ANSWERS = 16
 # After a refusal, and after a latency that grew.
 _CUT, _EASE = 0.5, 0.75
-# Batching engines answer slower the more they have to do, up to in proportion.
+# Answers a second fall so far before it is taken for too many in flight, not for chance.
 _TOLERANCE = 2.0
+# Fewer in flight must help at least so much, else it was not they.
+_HELP = 0.9
 # A mean latency of so much of the deadline puts the slowest answers past it.
 _DEADLINE_SHARE = 0.5
 
@@ -60,10 +62,11 @@ class Limit:
         self._in_flight = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._doubling = True
-        self._cut_at = float("-inf")
-        self._growth = 1.0
+        self._changed_at = float("-inf")
         self._full = False
-        self._usual: dict[Hashable, float] = {}
+        # Per kind, the most answers a second so far; and how far below it all were when eased.
+        self._best: dict[Hashable, float] = {}
+        self._eased_at: float | None = None
         self._answers = 0
         self._sums: dict[Hashable, tuple[int, float]] = {}
 
@@ -96,15 +99,17 @@ class Limit:
                 self._in_flight += 1
                 place.set_result(None)
 
-    def answered(self, kind: Hashable, seconds: float) -> None:
+    def answered(self, kind: Hashable, begun: float) -> None:
         """Count an answer.
 
         Args:
             kind: what sort of request it was: only like is compared with like.
-            seconds: what it took.
+            begun: when it was sent: those sent before the last change say nothing of the present.
         """
+        if begun < self._changed_at:
+            return
         number, total = self._sums.get(kind, (0, 0.0))
-        self._sums[kind] = (number + 1, total + seconds)
+        self._sums[kind] = (number + 1, total + max(self._clock() - begun, 1e-9))
         self._answers += 1
         if self._answers >= max(self.now, _LEAST_ANSWERS):
             self._turn()
@@ -113,46 +118,47 @@ class Limit:
         """Count a request that was turned away or timed out.
 
         Args:
-            begun: when it was sent: those sent before the last cut say nothing of the present.
+            begun: when it was sent, as in `answered`.
         """
-        if begun >= self._cut_at:
-            self._set(self.now * _CUT)
-            self._cut_at = self._clock()
+        if begun >= self._changed_at:
+            self._change(self.now * _CUT)
 
     def _turn(self) -> None:
         """Draw the balance of so many answers."""
-        means = {kind: total / number for kind, (number, total) in self._sums.items()}
-        known = [
-            (self._sums[k][0], mean / self._usual[k])
-            for k, mean in means.items()
-            if k in self._usual
-        ]
-        slower = sum(n * ratio for n, ratio in known) / sum(n for n, _ in known) if known else 1.0
+        slower = self._slower()
         mean = sum(total for _, total in self._sums.values()) / self._answers
-        self._usual |= {kind: max(mean, 1e-9) for kind, mean in means.items()}
-        if slower > _TOLERANCE * self._growth or mean > _DEADLINE_SHARE * self._deadline:
-            self._set(self.now * _EASE)
-        elif self._full:
-            self._raise()
+        if self._eased_at is not None and slower > _HELP * self._eased_at:
+            # What is asked has become longer, or others ask, too: this is the best there is now.
+            self._best = {}
+            slower = self._slower()
+        self._eased_at = None
+        if slower > _TOLERANCE or mean > _DEADLINE_SHARE * self._deadline:
+            self._eased_at = slower
+            self._change(self.now * _EASE)
+        elif self._full and self.now < self.most:
+            self._change(self.now * 2 if self._doubling else self.now + 1, doubling=self._doubling)
         else:
-            self._begin(1.0)
+            self._begin()
 
-    def _raise(self) -> None:
-        before = self.now
-        self.now = min(self.most, self.now * 2 if self._doubling else self.now + 1)
-        self._begin(self.now / before)
+    def _slower(self) -> float:
+        """How far the answers a second are below the most there were, kinds by their number."""
+        shortfall = 0.0
+        for kind, (number, total) in self._sums.items():
+            rate = self.now * number / total  # Little's law
+            best = self._best[kind] = max(rate, self._best.get(kind, 0.0))
+            shortfall += number * best / rate
+        return shortfall / self._answers
+
+    def _change(self, places: float, *, doubling: bool = False) -> None:
+        self._doubling = doubling
+        self.now = min(self.most, max(1, int(places)))
+        self._changed_at = self._clock()
+        self._begin()
         self._in_flight += 1
-        self.leave()  # lets in whom the new places are for
+        self.leave()  # lets in whom new places are for
 
-    def _set(self, places: float) -> None:
-        self._doubling = False
-        before = self.now
-        self.now = max(1, int(places))
-        self._begin(self.now / before)
-
-    def _begin(self, growth: float) -> None:
-        """Count anew, at a number of places `growth` times the last."""
-        self._growth = max(growth, 1.0)
+    def _begin(self) -> None:
+        """Count anew."""
         self._answers = 0
         self._sums = {}
         self._full = bool(self._queue)

@@ -301,9 +301,8 @@ class OpenAIJudge:
                 wait = wait_before(error, attempt, self._backoff, self._longest_wait)
                 await self._sleep(wait)
             else:
-                seconds = time.perf_counter() - begun
-                self._limit.answered(kind, seconds)
-                return reply, request_id, seconds
+                self._limit.answered(kind, begun)
+                return reply, request_id, time.perf_counter() - begun
         raise AssertionError
 
     def _recognise(self, reply: Mapping[str, Any], request_id: str) -> None:

@@ -10,6 +10,7 @@ share. A server that breaks down is left out and its share goes to the others.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -76,7 +77,7 @@ class Pool:
         self._names = names
         self._clock = clock
         self._checked = False
-        self._waiting = [0] * len(judges)
+        self._waiting: list[set[asyncio.Timeout]] = [set() for _ in judges]
         self._back_at = [0.0] * len(judges)
         self._last_fault: JudgeError | None = None
         self._homes: OrderedDict[str, int] = OrderedDict()
@@ -170,7 +171,7 @@ class Pool:
         """Go on with those that were found alone."""
         self._names = [repr(judge) for judge in found]
         self._judges = list(found)
-        self._waiting = [0] * len(found)
+        self._waiting = [set() for _ in found]
         self._back_at = [0.0] * len(found)
 
     async def _one(
@@ -181,14 +182,20 @@ class Pool:
             tried: set[int] = set()
             while (place := self._place(prompt.group, tried)) is not None:
                 tried.add(place)
-                self._waiting[place] += 1
+                waiting = self._waiting[place]
                 try:
-                    outcome = await ask(self._judges[place], prompt)
+                    # No deadline: it is there to end the wait for a server that broke down.
+                    async with asyncio.timeout(None) as wait:
+                        waiting.add(wait)
+                        try:
+                            outcome = await ask(self._judges[place], prompt)
+                        finally:
+                            waiting.discard(wait)
                 except JudgeError as error:
                     self._rest(place, error)
                     continue
-                finally:
-                    self._waiting[place] -= 1
+                except TimeoutError:
+                    continue
                 if outcome.failure is None or outcome.failure.kind not in TRANSIENT:
                     return outcome
         if outcome is None:
@@ -213,9 +220,9 @@ class Pool:
             return home
         if group:
             live.sort(key=lambda i: xxhash.xxh3_64_intdigest(f"{self._names[i]}\0{group}".encode()))
-        free = [i for i in live if self._waiting[i] < self._judges[i].concurrency]
+        free = [i for i in live if len(self._waiting[i]) < self._judges[i].concurrency]
         # Without a group any server will do.
-        first = free[0] if free and group else min(live, key=lambda i: self._waiting[i])
+        first = free[0] if free and group else min(live, key=lambda i: len(self._waiting[i]))
         if group:
             self._homes[group] = first
             self._homes.move_to_end(group)
@@ -226,6 +233,10 @@ class Pool:
     def _rest(self, place: int, fault: JudgeError) -> None:
         self._back_at[place] = self._clock() + _REST_SECONDS
         self._last_fault = fault
+        now = asyncio.get_running_loop().time()
+        for wait in self._waiting[place]:
+            if not wait.expired():
+                wait.reschedule(now)
         dead = self._names[place]
         note = f"{dead} broke down on the way: its share went to the others"
         if note not in self.notes:

@@ -34,6 +34,7 @@ from glossator.judges.base import (
 __all__ = ["Replay", "ReplayJudge"]
 
 _CONCURRENCY = 8
+_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 # Failures that cost nothing, and may be none with another server: asked again where one is there.
 _FREE = TRANSIENT | {"rejected"}
 
@@ -211,7 +212,7 @@ def _key(
 ) -> bytes:
     """Hash of all that the answer depends on; label and group are not sent and not in it."""
     turns = [prompt.system, prompt.shots, prompt.user, prompt.reply, prompt.attempt]
-    asked = json.dumps([kind, model, turns, constraint, extra], ensure_ascii=False)
+    asked = _canonical([kind, model, turns, constraint, extra])
     return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).digest()[:20]
 
 
@@ -233,8 +234,7 @@ def _body(outcome: Answer | Reading, label: str) -> bytes:
         fields["alternatives"] = outcome.alternatives
     if isinstance(outcome, Answer) and outcome.probabilities is not None:
         fields["probabilities"] = dict(outcome.probabilities)
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "surrogatepass")
+    return _canonical(fields).encode("utf-8", "surrogatepass")
 
 
 def _answer_from(fields: Mapping[str, Any], label: str) -> Answer:

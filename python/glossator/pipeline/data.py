@@ -52,9 +52,8 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
 
     config = run.config
     corpus = None if (run.path / "contexts").is_dir() else _opened(run)
-    # A trial finds the faster number format, and may find another one on another day; a run that
-    # goes on keeps to its own.
-    kept = run.stages().get("subject", {}) if run.has_data else {}
+    known = run.stages().get("subject", {})
+    reason = known.get("dtype_reason")
     with run.stage("subject") as facts:
         coder = None
         if config.coder.path is not None:
@@ -62,9 +61,13 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
         subject = load_subject(
             config.subject.name,
             config.subject.hookpoint or (coder.hookpoint if coder else None),
-            dtype=kept.get("dtype", config.subject.dtype),
+            dtype=config.subject.dtype,
             progress=progress,
         )
+        settled = known.get("dtype") == config.subject.dtype and reason is not None
+        if config.subject.dtype != subject.dtype:
+            # A trial may find another one on another day.
+            run.settle_dtype(subject.dtype)
         if coder is not None:
             refuse_misfit(subject, coder)
         with new_file(run.path / "tokenizer.json") as file:
@@ -73,7 +76,7 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             "name": subject.name,
             "hookpoint": subject.hookpoint,
             "dtype": subject.dtype,
-            "dtype_reason": kept.get("dtype_reason", subject.dtype_reason),
+            "dtype_reason": reason if settled else subject.dtype_reason,
             "causal": subject.causal,
         }
     contexts = _contexts(run, corpus, subject, progress)

@@ -234,11 +234,12 @@ def _sources(run: Run, latents: list[int], progress: Progress) -> dict[str, Any]
 
 def _book(run: Run, entry: LedgerEntry) -> None:
     """Add what was used to what earlier attempts used."""
-    rows = run.store.table("ledger", "stage = ? AND scorer = ?", (entry.stage, entry.scorer))
+    where, key = "stage = ? AND scorer = ? AND latent = ?", ("stage", "scorer", "latent")
+    rows = run.store.table("ledger", where, (entry.stage, entry.scorer, entry.latent))
     totals = entry.model_dump()
     for before in rows.to_pylist():
         for name, value in before.items():
-            if name not in ("stage", "scorer"):
+            if name not in key:
                 totals[name] += value
     run.store.add("ledger", [totals])
 

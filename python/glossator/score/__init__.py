@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,8 +24,15 @@ from glossator.records import Explanation
 from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
 from glossator.score.asking import Sink, ascore
 from glossator.score.classification import scores_from, specificity_by_rank
-from glossator.score.protocol import SCORERS, SCORING_PLAN, ScoringOptions, scoring_protocol
+from glossator.score.protocol import (
+    SCORERS,
+    SCORING_PLAN,
+    ScoringOptions,
+    scorer_of,
+    scoring_protocol,
+)
 from glossator.score.scored import Scored, firing_rates, settled
+from glossator.score.scorers import Scorer
 from glossator.score.summary import CHANCE, Summary, summary
 from glossator.text import TokenText
 
@@ -38,6 +46,7 @@ __all__ = [
     "ascore",
     "firing_rates",
     "score",
+    "scorer_of",
     "scores_from",
     "scoring_protocol",
     "settled",
@@ -50,12 +59,13 @@ def score(
     index: Index,
     explanations: Sequence[Explanation],
     *,
-    judge: Judge,
+    judge: Judge | None,
     text: TokenText,
-    scorers: Sequence[str] = SCORERS,
+    scorers: Sequence[str | Scorer] = ("detection", "fuzzing"),
     hookpoint: str | None = None,
     plan: SamplingPlan = SCORING_PLAN,
     options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
+    needs: Mapping[str, Any] | None = None,
     seed: int = 0,
     sink: Sink | None = None,
     skip: Collection[str] | None = None,
@@ -65,7 +75,7 @@ def score(
     nearest: NearestWindows | None = None,
     progress: Progress = SILENT,
 ) -> Scored:
-    """Score explanations by a judge; see `ascore`."""
+    """Score explanations; see `ascore`."""
     work = ascore(
         index,
         explanations,
@@ -75,6 +85,7 @@ def score(
         hookpoint=hookpoint,
         plan=plan,
         options=options,
+        needs=needs,
         seed=seed,
         sink=sink,
         skip=skip,

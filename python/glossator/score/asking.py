@@ -3,72 +3,63 @@
     scored = await ascore(index, explanations, judge=judge, text=text, sink=store_verdicts)
     scored.scores
 
-A verdict is handed over as soon as its prompt is answered, so that a run that is killed loses only
-the requests in flight; prompts whose ids are in `skip` are not asked again.
+A request is done with when its verdicts were handed over, so that a run that is killed loses only
+the requests in flight; those whose ids are in `skip` are not asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
 from glossator.errors import InputError
 from glossator.index import Index
-from glossator.judges.base import Answer, Failure, Job, Judge, Usage, answer_all
-from glossator.progress import SILENT, Bar, Progress
-from glossator.records import TABLES, Explanation, LedgerEntry, Protocol, Score, Verdict
-from glossator.sampling import Examples, NearestWindows, NeighbourTable, SamplingPlan
-from glossator.score import detection, fuzzing
-from glossator.score.classification import score_table, scores_from
-from glossator.score.protocol import (
-    SCORERS,
-    SCORING_PLAN,
-    ScoringOptions,
-    check_plan,
-    scoring_protocol,
+from glossator.judges.base import (
+    Answer,
+    Capabilities,
+    Job,
+    Judge,
+    Reading,
+    answer_all,
+    together,
 )
-from glossator.score.questions import (
-    Item,
-    Question,
-    Window,
-    answer_schema,
-    answer_tokens,
-    booleans,
-    questions,
-    verdicts_of,
-)
-from glossator.score.scored import Scored, firing_rates, settled
-from glossator.shown import example_ids, example_rows, show
+from glossator.progress import SILENT, Progress
+from glossator.records import Explanation, Verdict
+from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
+from glossator.score.handing import Handing, Sink
+from glossator.score.material import Drawing
+from glossator.score.protocol import SCORING_PLAN, ScoringOptions, scorer_of, scoring_protocol
+from glossator.score.scored import Asked, Scored, scored_of, settled
+from glossator.score.scorers import Request, Scorer
 from glossator.text import TokenText
 
-__all__ = ["ascore"]
+__all__ = ["NO_EXPLANATION", "Sink", "ascore"]
+
+NO_EXPLANATION = "none"
+"""The explainer's name of what is scored where no explanation is needed."""
 
 _CHUNK = 16
+_WAITING_HERE = 64
 _ASK_AGAIN = ("malformed", "truncated", "empty")
-_TEMPLATES = {"detection": detection.TEMPLATE, "fuzzing": fuzzing.TEMPLATE}
-_SHORTFALLS = pa.schema(
-    [("latent", pa.int64()), ("what", pa.string()), ("wanted", pa.int64()), ("found", pa.int64())]
-)
-
-Sink = Callable[[list[Verdict]], None]
 
 
 async def ascore(
     index: Index,
     explanations: Sequence[Explanation],
     *,
-    judge: Judge,
+    judge: Judge | None,
     text: TokenText,
-    scorers: Sequence[str] = SCORERS,
+    scorers: Sequence[str | Scorer] = ("detection", "fuzzing"),
     hookpoint: str | None = None,
     plan: SamplingPlan = SCORING_PLAN,
     options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
+    needs: Mapping[str, Any] | None = None,
     seed: int = 0,
     sink: Sink | None = None,
     skip: Collection[str] | None = None,
@@ -84,15 +75,19 @@ async def ascore(
 
     Args:
         index: where the latents' activations are.
-        explanations: what is scored; several of one latent are judged on the same prompts.
-        judge: who judges.
+        explanations: what is scored; several of one latent are judged on the same prompts. A
+            scorer that needs none asks once about each of their latents, and its verdicts are those
+            of an explanation by `none`, without words (`Scored.explanations`).
+        judge: who judges; None where no scorer asks a judge.
         text: the tokenizer's texts.
-        scorers: some of `SCORERS`.
+        scorers: names of `SCORERS`, or scorers.
         hookpoint: the latents' module path; the index's own by default.
         plan: what is drawn.
         options: what of it is shown, and how.
+        needs: what some scorers need beside their options, by name: see `scorer_of`.
         seed: of the draw, the order and the wrong marks.
-        sink: called with the verdicts of each prompt as it completes, so that they can be stored.
+        sink: called with the verdicts of one or more requests soon after they are answered, so that
+            they can be stored.
         skip: ids of prompts that are not asked; those `settled` in `stored` by default. An
             explanation of which prompts are skipped and not in `stored` gets no scores here: use
             `scores_from` on all its verdicts.
@@ -103,269 +98,236 @@ async def ascore(
         progress: shows how many prompts are done.
 
     Raises:
-        InputError: an unknown scorer, a plan that draws too little, another hookpoint's
-            explanation.
+        InputError: an unknown scorer, a plan that draws too little, a judge that is missing or
+            cannot answer, another hookpoint's explanation.
         JudgeError: the judge cannot be used any more; what `sink` was given is done.
     """
     hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
-    check_plan(plan, options, scorers)
-    explanations = list({each.explanation_id: each for each in explanations}.values())
-    for explanation in explanations:
-        if explanation.hookpoint != hookpoint:
-            raise InputError(
-                f"explanation of latent {explanation.latent}: is of hookpoint "
-                f"`{explanation.hookpoint}`, the index of `{hookpoint}`"
-            )
+    asking = [
+        scorer_of(one, options, **(needs or {})) if isinstance(one, str) else one for one in scorers
+    ]
+    said, made = _by_latent(explanations, asking, hookpoint)
+    if judge is None:
+        _refuse(asking, plan, None)
+    else:
+        # What a plan lacks needs no server to be told.
+        _refuse(asking, plan, _ANY)
     begun = time.perf_counter()
-    await judge.check()
+    if judge is not None:
+        await judge.check()
+        _refuse(asking, plan, judge.capabilities)
     protocol = scoring_protocol(
         index,
-        judge.name,
+        "" if judge is None else judge.name,
         plan=plan,
         options=options,
+        scorers=scorers,
         seed=seed,
         provenance=provenance,
         neighbours=neighbours,
         nearest=nearest,
     )
-    stored = TABLES["verdicts"].empty_table() if stored is None else stored
-    skip = settled(stored) if skip is None else frozenset(skip)
-    per_scorer = {
-        "detection": 10 * options.detection + sum(negative.n for negative in plan.negatives),
-        "fuzzing": 10 * (options.right + options.wrong),
-    }
-    planned = {name: -(-per_scorer[name] // options.per_prompt) for name in scorers}
-    total = len(explanations) * sum(planned.values())
-    with progress.stage("score", total=total, unit="prompts") as bar:
-        for note in judge.notes:
-            bar.note(note)
-        draw = partial(index.sample, plan=plan, seed=seed, neighbours=neighbours, nearest=nearest)
-        asked = _Asked(index, explanations, text, hookpoint, draw, options, protocol, sink, bar)
-        asked.skip, asked.planned = skip, planned
-        await answer_all(judge, asked.jobs(), asked.handle)
-    return asked.scored(stored, time.perf_counter() - begun)
+    if skip is None:
+        skip = set() if stored is None else settled(stored)
+    draw = partial(index.sample, plan=plan, seed=seed, neighbours=neighbours, nearest=nearest)
+    drawing = Drawing(index, text, hookpoint, draw, seed)
+    pairs = [(one, scorer.name) for few in said.values() for scorer, one in _pairs(asking, few)]
+    asked = Asked(protocol, pairs, made)
+    queue = _Queue(asking, said, drawing, frozenset(skip), asked, Handing(sink))
+    await queue.run(judge, progress)
+    asked.seconds = time.perf_counter() - begun
+    return scored_of(asked, index, stored, drawing.examples, drawing.shortfalls)
 
 
-class _Asked:
-    """What a judge was asked so far, and what it said."""
+_ANY = Capabilities(choices=True, schemas=True, logprobs=True, readings=True, cached_tokens=True)
 
-    skip: Collection[str]
-    planned: Mapping[str, int]
+
+def _refuse(scorers: Sequence[Scorer], plan: SamplingPlan, known: Capabilities | None) -> None:
+    for scorer in scorers:
+        scorer.refuse(plan, known)
+
+
+def _by_latent(
+    explanations: Sequence[Explanation], scorers: Sequence[Scorer], hookpoint: str
+) -> tuple[dict[int, list[Explanation]], list[Explanation]]:
+    """What is scored of each latent, and what of it was made here.
+
+    Raises:
+        InputError: an explanation is of another hookpoint.
+    """
+    said: dict[int, dict[str, Explanation]] = {}
+    for one in explanations:
+        if one.hookpoint != hookpoint:
+            raise InputError(
+                f"explanation of latent {one.latent}: is of hookpoint `{one.hookpoint}`, the index "
+                f"of `{hookpoint}`"
+            )
+        said.setdefault(one.latent, {})[one.explanation_id] = one
+    made = []
+    if not all(scorer.needs_explanation for scorer in scorers):
+        for latent, those in said.items():
+            none = Explanation.of(hookpoint, latent, NO_EXPLANATION, "")
+            if those.setdefault(none.explanation_id, none) is none:
+                made.append(none)
+    return {latent: list(those.values()) for latent, those in said.items()}, made
+
+
+def _pairs(
+    scorers: Sequence[Scorer], explanations: Sequence[Explanation]
+) -> Iterator[tuple[Scorer, Explanation]]:
+    """Which scorer is asked about which of a latent's explanations."""
+    for scorer in scorers:
+        for one in explanations:
+            if scorer.needs_explanation == (one.explainer != NO_EXPLANATION):
+                yield scorer, one
+
+
+@dataclass(eq=False, slots=True)
+class _Open:
+    """A request under way."""
+
+    scorer: Scorer
+    request: Request
+    answers: list[Answer | Reading | None]
+    """To each of its questions, as they come."""
+    waiting: int
+    """Questions without one."""
+    again: list[Job] = field(default_factory=list)
+    """Those that are still to be asked once more."""
+    attempt: int = 1
+    """Which asking this is."""
+    tokens: int = 0
+    """Of all questions and answers so far."""
+
+
+class _Queue:
+    """Puts the questions of all latents and scorers, and reads the answers."""
 
     def __init__(
         self,
-        index: Index,
-        explanations: Sequence[Explanation],
-        text: TokenText,
-        hookpoint: str,
-        draw: Callable[[Sequence[int]], Examples],
-        options: ScoringOptions,
-        protocol: Protocol,
-        sink: Sink | None,
-        bar: Bar,
+        scorers: Sequence[Scorer],
+        said: Mapping[int, Sequence[Explanation]],
+        drawing: Drawing,
+        skip: frozenset[str],
+        asked: Asked,
+        handing: Handing,
     ) -> None:
-        self._index, self._text, self._hookpoint = index, text, hookpoint
-        self._sample, self._options, self._protocol = draw, options, protocol
-        self._sink, self._bar = sink, bar
-        self._explanations = explanations
-        self._verdicts: list[Verdict] = []
-        self._examples: list[pa.Table] = []
-        self._shortfalls: list[dict[str, int | str]] = []
-        self._usage: dict[str, Usage] = defaultdict(Usage)
-        self._requests: dict[str, int] = defaultdict(int)
-        self._seconds: dict[str, float] = defaultdict(float)
-        self._skipped: dict[str, set[str]] = defaultdict(set)
+        self._scorers, self._said, self._drawing = scorers, said, drawing
+        self._skip, self._asked, self._handing = skip, asked, handing
+        self._protocol_id = asked.protocol.protocol_id
+        # Models that run here take all there is of the machine: one after another.
+        self._here = asyncio.Lock()
+        self._without: asyncio.Queue[_Open | None] = asyncio.Queue(_WAITING_HERE)
 
-    async def jobs(self) -> AsyncIterator[Job]:
-        """The prompts of all explanations, drawn some latents at a time."""
-        by_latent: dict[int, list[Explanation]] = {}
-        for explanation in self._explanations:
-            by_latent.setdefault(explanation.latent, []).append(explanation)
-        latents = list(by_latent)
-        for first in range(0, len(latents), _CHUNK):
-            chunk = latents[first : first + _CHUNK]
-            # Drawing takes milliseconds a latent: the answers of others arrive meanwhile.
-            windows = await asyncio.to_thread(self._draw, chunk)
-            for latent in chunk:
-                for scorer in self.planned:
-                    items = self._items(scorer, latent, windows[latent])
-                    for explanation in by_latent[latent]:
-                        for job in self._jobs_of(scorer, explanation, items):
-                            yield job
+    async def run(self, judge: Judge | None, progress: Progress) -> None:
+        """Ask everything.
 
-    def _draw(self, latents: Sequence[int]) -> dict[int, list[Window]]:
-        examples = self._sample(latents)
-        self._shortfalls += [
-            row for row in examples.shortfalls.to_pylist() if row["what"] != "explain"
+        Raises:
+            JudgeError: the judge cannot be used any more; what was answered is handed over.
+        """
+        latents = list(self._said)
+        chunks = [latents[first : first + _CHUNK] for first in range(0, len(latents), _CHUNK)]
+        begun = await asyncio.to_thread(self._prepare, chunks[0]) if chunks else []
+        # Most latents have as many examples as the first ones.
+        total = round(len(begun) * len(latents) / len(chunks[0])) if chunks else 0
+        with progress.stage("score", total=total, unit="prompts") as self._bar:
+            for note in () if judge is None else judge.notes:
+                self._bar.note(note)
+            jobs = self._jobs(begun, chunks[1:])
+            try:
+                await together([self._judged(judge, jobs), self._done_here()])
+            finally:
+                await jobs.aclose()
+                self._handing.close()
+
+    async def _judged(self, judge: Judge | None, jobs: AsyncGenerator[Job]) -> None:
+        if judge is None:
+            async for job in jobs:
+                raise InputError(f"{job.prompt.label}: asks a judge; name one")
+        else:
+            await answer_all(judge, jobs, self._handle)
+        await self._without.put(None)
+
+    def _prepare(self, latents: Sequence[int]) -> list[tuple[Scorer, Request]]:
+        """The requests about some latents, one latent's together; in a thread."""
+        materials = self._drawing.of({latent: self._said[latent] for latent in latents})
+        for scorer in self._scorers:
+            self._drawing.shortfalls += scorer.prepare(materials) or ()
+        return [
+            (scorer, request)
+            for material in materials
+            for scorer, explanation in _pairs(self._scorers, material.explanations)
+            for request in scorer.requests(material, explanation, self._protocol_id)
         ]
-        examples = examples.take(examples.split == 1)
-        shown = show(examples, self._index, self._text)
-        rows = example_rows(examples, self._index, self._text, self._hookpoint, shown)
-        self._examples.append(rows)
-        return self._windows(examples, latents, shown)
 
-    def _windows(
-        self, examples: Examples, latents: Sequence[int], shown: Sequence[object]
-    ) -> dict[int, list[Window]]:
-        ids = example_ids(examples, self._index, self._hookpoint)
-        windows: dict[int, list[Window]] = {latent: [] for latent in latents}
-        rows = zip(
-            examples.latent.tolist(),
-            ids,
-            examples.decile.tolist(),
-            shown,
-            examples.activations,
-            strict=True,
-        )
-        for latent, *fields in rows:
-            windows[latent].append(Window(*fields))
-        return windows
+    async def _jobs(
+        self, begun: list[tuple[Scorer, Request]], chunks: Sequence[Sequence[int]]
+    ) -> AsyncGenerator[Job]:
+        """All questions; while those of some latents are asked, the next are made ready."""
+        ready = begun
+        for latents in (*chunks, None):
+            ahead = latents and asyncio.ensure_future(asyncio.to_thread(self._prepare, latents))
+            try:
+                for scorer, request in ready:
+                    if request.prompt_id in self._skip:
+                        self._asked.skipped[request.explanation.explanation_id].add(
+                            request.prompt_id
+                        )
+                        self._bar.advance(1)
+                        continue
+                    n = len(request.jobs)
+                    opened = _Open(scorer, request, [None] * n, n)
+                    if not n:
+                        await self._without.put(opened)
+                    for place, job in enumerate(request.jobs):
+                        yield replace(job, key=(opened, place))
+                ready = await ahead if ahead else []
+            finally:
+                if ahead:
+                    ahead.cancel()
 
-    def _items(self, scorer: str, latent: int, windows: Sequence[Window]) -> list[Item]:
-        options = self._options
-        if scorer == "detection":
-            return detection.detection_items(windows, per_decile=options.detection)
-        items, left_out = fuzzing.fuzzing_items(
-            windows,
-            right=options.right,
-            wrong=options.wrong,
-            threshold=options.threshold,
-            key=(self._protocol.seed, self._hookpoint, latent),
-        )
-        if left_out:
-            wanted = left_out + sum(not item.truth for item in items)
-            found = wanted - left_out
-            self._shortfalls.append(
-                {"latent": latent, "what": "wrong marks", "wanted": wanted, "found": found}
-            )
-        return items
+    async def _done_here(self) -> None:
+        """Read the requests that ask no judge, one after another."""
+        while (opened := await self._without.get()) is not None:
+            await self._read(opened)
 
-    def _jobs_of(
-        self, scorer: str, explanation: Explanation, items: Sequence[Item]
-    ) -> Iterator[Job]:
-        count = 0
-        for question in questions(
-            scorer,
-            explanation,
-            self._protocol.protocol_id,
-            items,
-            seed=self._protocol.seed,
-            per_prompt=self._options.per_prompt,
-        ):
-            count += 1
-            if question.prompt_id in self.skip:
-                self._skipped[explanation.explanation_id].add(question.prompt_id)
-                self._bar.advance(1)
-                continue
-            n = len(question.items)
-            prompt = _TEMPLATES[scorer].prompt(
-                explanation.text,
-                [item.line for item in question.items],
-                f"latent {explanation.latent}, {scorer}",
-            )
-            yield Job((question, 1), prompt, answer_tokens(n), answer_schema(n))
-        # Latents with fewer examples than planned have fewer prompts.
-        self._bar.advance(max(self.planned[scorer] - count, 0))
+    async def _handle(self, job: Job, answer: Answer | Reading) -> Job | None:
+        """Take an answer; the last one of a request makes its verdicts."""
+        opened: _Open
+        opened, place = job.key
+        request = opened.request
+        opened.answers[place] = answer
+        opened.tokens += answer.usage.prompt + answer.usage.completion
+        opened.waiting -= 1
+        self._asked.book(request.explanation.latent, request.scorer, answer)
+        if not opened.waiting:
+            await self._read(opened)
+        return opened.again.pop(0) if opened.again else None
 
-    async def handle(self, job: Job, answer: Answer) -> Job | None:
-        """Keep the verdicts of a prompt, or ask once more where the answer was none."""
-        question: Question
-        question, attempt = job.key
-        scorer = question.scorer
-        self._usage[scorer] += answer.usage
-        self._requests[scorer] += 1
-        self._seconds[scorer] += answer.seconds
-        answers = booleans(answer, len(question.items))
-        failed = isinstance(answers, Failure)
-        if isinstance(answers, Failure) and answers.kind in _ASK_AGAIN and attempt == 1:
-            return replace(job, key=(question, 2))
-        verdicts = verdicts_of(question, self._protocol.protocol_id, answers)
-        self._verdicts += verdicts
-        if self._sink is not None:
-            self._sink(verdicts)
-        tokens = answer.usage.prompt + answer.usage.completion
-        self._bar.advance(1, tokens=tokens, failures=int(failed))
-        return None
-
-    def scored(self, stored: pa.Table, seconds: float) -> Scored:
-        """Tables of it all, together with verdicts of earlier calls."""
-        verdicts, complete = self._all_verdicts(stored)
-        examples = pa.concat_tables([TABLES["examples"].empty_table(), *self._examples])
-        rates = firing_rates(self._index, self._explanations)
-        chosen = [key in complete for key in verdicts["explanation_id"].to_pylist()]
-        scores = scores_from(
-            verdicts.filter(pa.array(chosen, pa.bool_())), examples, firing_rates=rates
-        )
-        return Scored(
-            verdicts=verdicts,
-            scores=pa.concat_tables([scores, self._without_examples(scores, complete)]),
-            examples=examples,
-            protocol=self._protocol,
-            usage=self._ledger(seconds),
-            shortfalls=pa.Table.from_pylist(self._shortfalls, schema=_SHORTFALLS),
-        )
-
-    def _all_verdicts(self, stored: pa.Table) -> tuple[pa.Table, set[str]]:
-        """Stored and new verdicts, and the explanations of which none is missing from both."""
-        asked = {verdict.prompt_id for verdict in self._verdicts}
-        wanted = {explanation.explanation_id for explanation in self._explanations}
-        scorers = set(self.planned)
-        keys = zip(
-            *(
-                stored[name].to_pylist()
-                for name in ("explanation_id", "protocol_id", "scorer", "prompt_id")
-            ),
-            strict=True,
-        )
-        kept = stored.filter(
-            pa.array(
-                [
-                    explanation in wanted
-                    and protocol == self._protocol.protocol_id
-                    and scorer in scorers
-                    and prompt not in asked
-                    for explanation, protocol, scorer, prompt in keys
-                ],
-                pa.bool_(),
-            )
-        )
-        new = pa.Table.from_pylist(
-            [verdict.model_dump() for verdict in self._verdicts], schema=TABLES["verdicts"]
-        )
-        known = set(kept["prompt_id"].to_pylist())
-        complete = {key for key in wanted if self._skipped[key] <= known}
-        return pa.concat_tables([kept.cast(TABLES["verdicts"]), new]), complete
-
-    def _without_examples(self, scores: pa.Table, complete: set[str]) -> pa.Table:
-        """A row with the reason for each explanation and scorer without a single verdict."""
-        there = set(
-            zip(scores["explanation_id"].to_pylist(), scores["scorer"].to_pylist(), strict=True)
-        )
-        return score_table(
-            [
-                Score(
-                    explanation_id=explanation.explanation_id,
-                    protocol_id=self._protocol.protocol_id,
-                    scorer=scorer,
-                    metric="balanced_accuracy",
-                    reason="no examples on the score side",
+    async def _read(self, opened: _Open) -> None:
+        """Hand over the verdicts of a request, or ask once more where all answers were none."""
+        scorer, request = opened.scorer, opened.request
+        answers = [answer for answer in opened.answers if answer is not None]
+        if scorer.slow or not answers:
+            async with self._here:
+                verdicts = await asyncio.to_thread(
+                    scorer.verdicts, request, self._protocol_id, answers
                 )
-                for explanation in self._explanations
-                for scorer in self.planned
-                if explanation.explanation_id in complete
-                and (explanation.explanation_id, scorer) not in there
+        else:
+            verdicts = scorer.verdicts(request, self._protocol_id, answers)
+        failed = bool(verdicts) and all(verdict.failure for verdict in verdicts)
+        if failed and opened.attempt == 1 and answers and _by_the_model(verdicts):
+            opened.attempt, opened.waiting = 2, len(request.jobs)
+            opened.again = [
+                replace(job, key=(opened, place), prompt=replace(job.prompt, attempt=2))
+                for place, job in enumerate(request.jobs)
             ]
-        )
+            return
+        self._asked.add(request.explanation.latent, verdicts)
+        await self._handing.give(verdicts)
+        self._bar.advance(1, tokens=opened.tokens, failures=int(failed))
 
-    def _ledger(self, seconds: float) -> tuple[LedgerEntry, ...]:
-        """One line a scorer; the wall time is shared out by the time that their requests took."""
-        spent = sum(self._seconds.values())
-        return tuple(
-            self._usage[scorer].entry(
-                "score",
-                scorer,
-                self._requests[scorer],
-                seconds * self._seconds[scorer] / spent if spent else 0.0,
-            )
-            for scorer in self.planned
-        )
+
+def _by_the_model(verdicts: Sequence[Verdict]) -> bool:
+    """Whether all are missing for what another attempt may mend."""
+    return all((verdict.failure or "").split(":")[0] in _ASK_AGAIN for verdict in verdicts)

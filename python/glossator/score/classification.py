@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from glossator.errors import InputError
 from glossator.records import TABLES, Score
+from glossator.score.others import OTHERS, scores_of_others
 from glossator.score.shares import Figure, joined, natural, ratio_figure, share_figure
 
 __all__ = [
@@ -260,6 +262,8 @@ def scores_from(
     needed = ("explanation_id", "protocol_id", "scorer", "truth", "answer")
     _need("verdicts", verdicts, (*needed, "example_id", "prompt_id"))
     _need("examples", examples, ("example_id", "decile"))
+    rows = scores_of_others(verdicts, examples)
+    verdicts = verdicts.filter(pc.invert(pc.is_in(verdicts["scorer"], pa.array([*OTHERS]))))
     # Answers arrive in any order; sums of floats are the same in one order alone.
     verdicts = verdicts.sort_by([("prompt_id", "ascending"), ("example_id", "ascending")])
     decile = np.array(_of_examples(verdicts, examples, "decile"), np.int64)
@@ -271,7 +275,6 @@ def scores_from(
     answered = np.array([value is not None for value in given], dtype=np.bool_)
     answer = np.array([bool(value) for value in given], dtype=np.bool_)
     prompt = _codes(verdicts["prompt_id"])
-    rows: list[Score] = []
     for key, chosen in _groups(verdicts):
         explanation_id, protocol_id, scorer = key
         live, lost = chosen[answered[chosen]], chosen[~answered[chosen]]

@@ -1,7 +1,7 @@
 """Detection: is the latent active anywhere in this passage, by its explanation alone?
 
-    items = detection_items(windows, per_decile=5)
-    TEMPLATE.prompt(explanation.text, [item.line for item in items], "latent 17, detection")
+    scorer = DetectionScorer(DetectionOptions(per_decile=5, per_prompt=5))
+    scorer.requests(material, explanation, protocol_id)      # 50 activating and all silent ones
 
 The method is that of "Open Source Automated Interpretability for Sparse Autoencoder Features"
 (Juang et al., 2024): five activating examples per decile and random silent ones, five a prompt.
@@ -9,22 +9,37 @@ The method is that of "Open Source Automated Interpretability for Sparse Autoenc
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from glossator.score.questions import Item, Template, Window
+from pydantic import Field
+
+from glossator.judges.base import Answer, Capabilities, Reading
+from glossator.records import Explanation, Record, Verdict
+from glossator.sampling import SamplingPlan
+from glossator.score.parts import first_windows, need_judge, need_windows
+from glossator.score.questions import Item, Template
+from glossator.score.scorers import Material, Request
+from glossator.score.yes_or_no import requests_of, verdicts_of
 from glossator.shown import SIGNS
 
-__all__ = ["TEMPLATE", "detection_items"]
+__all__ = ["TEMPLATE", "DetectionOptions", "DetectionScorer"]
 
 TEMPLATE = Template(
-    system=f"""\
+    task=f"""\
 You check a description of one unit of a neural network. You are given the description and then \
 some numbered passages. For each passage say whether the unit is active on any part of it, going \
 by the description alone: true if some word or sign of the passage fits the description, false if \
 nothing in it does. Any number of the passages may fit; sometimes all do, sometimes none. {SIGNS}
 
 Answer with a JSON array of booleans, one for each passage in order, and nothing else.""",
+    task_of_one=f"""\
+You check a description of one unit of a neural network. You are given the description and then \
+a passage. Say whether the unit is active on any part of the passage, going by the description \
+alone: yes if some word or sign of the passage fits the description, no if nothing in it does. \
+{SIGNS}
+
+Answer with one word, yes or no.""",
     shots=(
         (
             "numbers written out as words",
@@ -51,17 +66,52 @@ Answer with a JSON array of booleans, one for each passage in order, and nothing
 """The words of the prompt."""
 
 
-def detection_items(windows: Sequence[Window], *, per_decile: int) -> list[Item]:
-    """The first `per_decile` activating windows of each decile and all silent ones, unmarked.
+class DetectionOptions(Record):
+    """What detection shows."""
 
-    Args:
-        windows: one latent's examples of the score side, in the order of drawing.
-        per_decile: how many of each decile are shown.
-    """
-    taken: Counter[int] = Counter()
-    items = []
-    for window in windows:
-        taken[window.decile] += 1
-        if window.decile == 0 or taken[window.decile] <= per_decile:
-            items.append(Item(window.example_id, window.shown.render(), window.decile > 0))
-    return items
+    per_decile: int = Field(default=5, ge=1)
+    """Activating examples of each decile: the first ones."""
+    per_prompt: int = Field(default=5, ge=1)
+    """Examples in one prompt; with 1 the answer is one word, and its probability is known."""
+
+
+class DetectionScorer:
+    """Asks whether an explained latent is active on a passage."""
+
+    name = "detection"
+    needs_explanation = True
+    slow = False
+    template_hash = TEMPLATE.hash
+
+    def __init__(self, options: DetectionOptions = DetectionOptions()) -> None:  # noqa: B008
+        self._options = options
+
+    def parameters(self) -> Mapping[str, Any]:
+        """Every setting, as JSON."""
+        return self._options.model_dump(mode="json")
+
+    def refuse(self, plan: SamplingPlan, capabilities: Capabilities | None) -> None:
+        """Refuse a plan that draws too little, or the lack of a judge."""
+        need_judge(self.name, capabilities)
+        need_windows(self.name, plan, per_decile=self._options.per_decile, silent=0)
+
+    def prepare(self, materials: Sequence[Material]) -> None:
+        """Nothing is cheaper for many latents."""
+
+    def requests(
+        self, material: Material, explanation: Explanation, protocol_id: str
+    ) -> Iterator[Request]:
+        """The activating examples and the silent ones, unmarked."""
+        per_decile = self._options.per_decile
+        windows = first_windows(material.windows, per_decile=per_decile, silent=None)
+        items = [Item(one.example_id, one.shown.render(), one.decile > 0) for one in windows]
+        per_prompt = self._options.per_prompt
+        return requests_of(
+            self.name, TEMPLATE, items, material, explanation, protocol_id, per_prompt
+        )
+
+    def verdicts(
+        self, request: Request, protocol_id: str, answers: Sequence[Answer | Reading]
+    ) -> list[Verdict]:
+        """Whether each passage was said to activate."""
+        return verdicts_of(request, protocol_id, answers)

@@ -1,20 +1,20 @@
-"""How explanations are scored: what is drawn, what is shown, what makes a protocol.
+"""How explanations are scored: by what, what is drawn, what is shown, what makes a protocol.
 
-    options = ScoringOptions(threshold=0.5)
+    options = ScoringOptions(fuzzing=FuzzingOptions(threshold=0.5))
+    scorer_of("fuzzing", options)
     protocol = scoring_protocol(index, "NAME", options=options, seed=0)
     protocol.protocol_id
 
-The defaults are the counts of "Open Source Automated Interpretability for Sparse Autoencoder
-Features" (Juang et al., 2024) on the index's own windows.
+One protocol holds for all scorers of a call, and for those of another call with the same options: a
+scorer that is added later does not change what the others' verdicts are filed under.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from pydantic import Field
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from glossator.errors import InputError
 from glossator.index import Index
@@ -26,11 +26,33 @@ from glossator.sampling import (
     NeighbourTable,
     SamplingPlan,
 )
-from glossator.score import detection, fuzzing
+from glossator.score.detection import DetectionOptions, DetectionScorer
+from glossator.score.embedding import EmbeddingOptions, EmbeddingScorer
+from glossator.score.fuzzing import FuzzingOptions, FuzzingScorer
+from glossator.score.generation import GenerationOptions, GenerationScorer
+from glossator.score.intruder import IntruderOptions, IntruderScorer
+from glossator.score.output import OutputOptions, OutputScorer
+from glossator.score.scorers import Scorer
+from glossator.score.simulation import SimulationOptions, SimulationScorer
+from glossator.score.surprisal import SurprisalOptions, SurprisalScorer
 
-__all__ = ["SCORERS", "SCORING_PLAN", "ScoringOptions", "check_plan", "scoring_protocol"]
+__all__ = ["SCORERS", "SCORING_PLAN", "ScoringOptions", "scorer_of", "scoring_protocol"]
 
-SCORERS = ("detection", "fuzzing")
+_CLASSES: Mapping[str, Callable[..., Scorer]] = {
+    one.name: one
+    for one in (
+        DetectionScorer,
+        FuzzingScorer,
+        SimulationScorer,
+        GenerationScorer,
+        OutputScorer,
+        IntruderScorer,
+        EmbeddingScorer,
+        SurprisalScorer,
+    )
+}
+
+SCORERS = tuple(_CLASSES)
 """The scorers that there are."""
 
 SCORING_PLAN = SamplingPlan(
@@ -43,36 +65,56 @@ _PROVENANCE = ("coder_hash", "tokenizer_hash", "corpus_hash")
 
 
 class ScoringOptions(Record):
-    """What of the drawn examples is shown, and how."""
+    """What each scorer shows of what was drawn, and how."""
 
-    detection: int = Field(default=5, ge=1)
-    """Activating examples of each decile that detection shows: the first ones."""
-    right: int = Field(default=5, ge=1)
-    """Examples of each decile that fuzzing marks rightly: the first ones."""
-    wrong: int = Field(default=2, ge=1)
-    """Examples of each decile that fuzzing marks wrongly: the next ones."""
-    threshold: float = Field(default=0.3, ge=0.0, lt=1.0)
-    """Tokens above this share of the example's maximum are marked rightly."""
-    per_prompt: int = Field(default=5, ge=1)
-    """Examples in one prompt."""
+    detection: DetectionOptions = DetectionOptions()
+    """Of detection."""
+    fuzzing: FuzzingOptions = FuzzingOptions()
+    """Of fuzzing."""
+    simulation: SimulationOptions = SimulationOptions()
+    """Of simulation."""
+    generation: GenerationOptions = GenerationOptions()
+    """Of generation."""
+    output: OutputOptions = OutputOptions()
+    """Of output."""
+    intruder: IntruderOptions = IntruderOptions()
+    """Of intruder."""
+    embedding: EmbeddingOptions = EmbeddingOptions()
+    """Of embedding."""
+    surprisal: SurprisalOptions = SurprisalOptions()
+    """Of surprisal."""
 
 
-def check_plan(plan: SamplingPlan, options: ScoringOptions, scorers: Sequence[str]) -> None:
-    """Refuse scorers that do not exist and plans that draw less than they show.
+def scorer_of(
+    name: str,
+    options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
+    **needs: Any,  # noqa: ANN401 - what the scorers' own arguments are
+) -> Scorer:
+    """Make a scorer.
+
+    Args:
+        name: one of `SCORERS`.
+        options: its own are taken.
+        needs: what scorers need beside their options, by the names of their arguments
+            (`activations`, `promoted`, …); those of other scorers are passed over.
 
     Raises:
-        InputError: names the scorer or the field.
+        InputError: there is no such scorer, or what it needs is not given.
     """
-    for scorer in scorers:
-        if scorer not in SCORERS:
-            raise InputError(f"scorer `{scorer}`: unknown; known are {', '.join(SCORERS)}")
-    needed = {"detection": options.detection, "fuzzing": options.right + options.wrong}
-    for scorer in scorers:
-        if plan.per_decile < needed[scorer]:
-            raise InputError(
-                f"plan: `per_decile` is {plan.per_decile}; {scorer} shows {needed[scorer]} examples"
-                " of each decile"
-            )
+    if name not in _CLASSES:
+        raise InputError(f"scorer `{name}`: unknown; known are {', '.join(SCORERS)}")
+    make = _CLASSES[name]
+    _, *others = inspect.signature(make).parameters.values()
+    lacking = [
+        one.name for one in others if one.default is one.empty and needs.get(one.name) is None
+    ]
+    if lacking:
+        raise InputError(
+            f"scorer `{name}`: needs {', '.join(f'`{one}`' for one in lacking)}; give "
+            "`needs={...}`, or a scorer made by hand in place of the name"
+        )
+    given = {one.name: needs[one.name] for one in others if one.name in needs}
+    return make(getattr(options, name), **given)
 
 
 def scoring_protocol(
@@ -81,6 +123,7 @@ def scoring_protocol(
     *,
     plan: SamplingPlan = SCORING_PLAN,
     options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
+    scorers: Sequence[str | Scorer] = (),
     seed: int = 0,
     provenance: Mapping[str, str] | None = None,
     neighbours: NeighbourTable | None = None,
@@ -90,9 +133,10 @@ def scoring_protocol(
 
     Args:
         index: what is drawn from.
-        judge: the judge's name.
+        judge: the judge's name; empty for none.
         plan: what is drawn; its explainer's part does not matter.
         options: what of it is shown.
+        scorers: those of them that were made by hand count with their own parameters.
         seed: of the draw, the order and the wrong marks.
         provenance: `coder_hash`, `tokenizer_hash`, `corpus_hash`, where known.
         neighbours: whose windows are drawn as negatives, if the plan has such.
@@ -112,11 +156,17 @@ def scoring_protocol(
         sources["neighbours"] = {"coder_hash": neighbours.coder_hash, "k": k}
     if nearest is not None and "embedding" in kinds:
         sources["nearest"] = {"model": nearest.model, "m": int(nearest.windows.shape[1])}
-    is_default = drawn == default and options == ScoringOptions()
+    shown = options.model_dump(mode="json")
+    words = {name: cast(Any, one).template_hash for name, one in _CLASSES.items()}
+    for scorer in scorers:
+        if not isinstance(scorer, str):
+            shown[scorer.name] = dict(scorer.parameters())
+            words[scorer.name] = scorer.template_hash
+    is_default = drawn == default and shown == ScoringOptions().model_dump(mode="json")
     return Protocol.of(
         preset="default" if is_default else "custom",
-        parameters={"window": index.window, **drawn, **sources, **options.model_dump(mode="json")},
-        prompt_hash=content_id(detection.TEMPLATE.hash, fuzzing.TEMPLATE.hash),
+        parameters={"window": index.window, **drawn, **sources, **shown},
+        prompt_hash=content_id(words),
         judge=judge,
         seed=seed,
         index_hash=index.hash,

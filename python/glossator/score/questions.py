@@ -1,18 +1,20 @@
-"""Yes-or-no questions about a handful of examples: how they are put and how an answer is read.
+"""Yes-or-no questions: the words they are put in, and how an answer is read.
 
-    items = detection_items(...)                # what is judged, with the truth
-    for question in questions("detection", explanation, protocol_id, items, seed=0, per_prompt=5):
-        question.prompt                         # to the judge
-        booleans(answer, len(question.items))   # five answers or a failure
+    TEMPLATE.prompt("names of rivers", [" the Loire", " my house"])           # "[true, false]"
+    TEMPLATE.prompt("names of rivers", [" the Loire"], several=False)         # "yes" or "no"
+    booleans(answer, 2)                         # two answers or a failure
 
-Several examples stand in one prompt and each is answered by one boolean of a JSON array.
+One example in a prompt is answered by one word, of which a judge may tell the probability; several
+are answered by a boolean each, in a JSON array.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,21 +22,25 @@ import numpy.typing as npt
 import xxhash
 
 from glossator.judges.base import Answer, Failure, Prompt
-from glossator.records import Explanation, Verdict, content_id
+from glossator.records import content_id
 from glossator.shown import Shown, single_line
 
 __all__ = [
+    "CHOICES",
     "Item",
-    "Question",
     "Template",
     "Window",
     "answer_schema",
     "answer_tokens",
     "booleans",
     "keyed_generator",
-    "questions",
-    "verdicts_of",
+    "yes_or_no",
 ]
+
+CHOICES = ("yes", "no")
+"""The answers to a prompt with one example."""
+
+_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +55,12 @@ class Window:
     """Its text."""
     activations: npt.NDArray[np.float32]
     """[W] activations."""
+    kind: str | None = None
+    """Kind of negative; None where it is none."""
+    source: int | None = None
+    """The neighbour whose window it is, of the decoder kinds."""
+    rank: int = 0
+    """Rank of that neighbour, or of the window in order of nearness; elsewhere 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,76 +81,75 @@ class Item:
 class Template:
     """The words of a scorer's prompts: the same for all latents, for the prefix cache."""
 
-    system: str
-    """Standing instructions."""
+    task: str
+    """Standing instructions, where several examples stand in a prompt."""
+    task_of_one: str
+    """The same, where one does."""
     shots: tuple[tuple[str, str, tuple[bool, ...]], ...]
     """Worked examples: explanation, lines, answers."""
 
     @property
     def hash(self) -> str:
         """Hash of the words."""
-        return content_id(self.system, self.shots)
+        return content_id(self.task, self.task_of_one, self.shots, _ONE, _SEVERAL, CHOICES)
 
-    def prompt(self, explanation: str, lines: Sequence[str], label: str) -> Prompt:
-        """Instructions, worked examples, then the explanation, then the examples."""
-        return Prompt(
-            _question(explanation, lines),
-            system=self.system,
-            shots=tuple(
-                (_question(text, shot.split("\n")), json.dumps(answers))
-                for text, shot, answers in self.shots
-            ),
-            label=label,
+    def prompt(
+        self,
+        explanation: str,
+        lines: Sequence[str],
+        label: str = "",
+        group: str = "",
+        *,
+        several: bool = True,
+    ) -> Prompt:
+        """Instructions, worked examples, then the explanation, then the examples.
+
+        Args:
+            explanation: what is judged.
+            lines: the examples; one where not `several`.
+            label: as in the prompt.
+            group: as in the prompt.
+            several: whether booleans are asked for, not one word. What comes before that one
+                example is the same text for all prompts about an explanation, and ends in a line
+                break, which no tokenizer joins to what follows.
+        """
+        system, shots = _head(self, several)
+        put = _several if several else _one
+        return Prompt(put(explanation, lines), system=system, shots=shots, label=label, group=group)
+
+
+_SEVERAL = "Description: {}\n\n{}"
+_ONE = "Description: {}\nPassage:\n{}"
+
+
+@cache
+def _head(template: Template, several: bool) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Instructions and worked examples: made once, not once a prompt."""
+    if several:
+        return template.task, tuple(
+            (_several(text, lines.split("\n")), json.dumps(answers))
+            for text, lines, answers in template.shots
         )
+    return template.task_of_one, tuple(
+        (_one(text, [line]), CHOICES[0 if answer else 1])
+        for text, lines, answers in template.shots
+        for line, answer in zip(lines.split("\n"), answers, strict=True)
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One prompt and what it asks."""
-
-    prompt_id: str
-    """Hash of explanation, protocol, scorer and items."""
-    scorer: str
-    """Who asks."""
-    explanation: Explanation
-    """What is judged."""
-    items: tuple[Item, ...]
-    """The examples, in the order shown."""
-
-
-def _question(explanation: str, lines: Sequence[str]) -> str:
+def _several(explanation: str, lines: Sequence[str]) -> str:
     numbered = "\n".join(f"Example {number}: {line}" for number, line in enumerate(lines, start=1))
-    return f"Description: {single_line(explanation)}\n\n{numbered}"
+    return _SEVERAL.format(single_line(explanation), numbered)
+
+
+def _one(explanation: str, lines: Sequence[str]) -> str:
+    (line,) = lines
+    return _ONE.format(single_line(explanation), line)
 
 
 def keyed_generator(*key: object) -> np.random.Generator:
     """A random generator that depends on the key alone, not on what was drawn before."""
     return np.random.default_rng(xxhash.xxh3_64_intdigest(content_id(*key).encode()))
-
-
-def questions(
-    scorer: str,
-    explanation: Explanation,
-    protocol_id: str,
-    items: Sequence[Item],
-    *,
-    seed: int,
-    per_prompt: int,
-) -> Iterator[Question]:
-    """The items in a seeded random order, so many a prompt; a short last prompt is kept.
-
-    The order depends on hookpoint, latent, scorer and seed: two explanations of one latent are
-    judged on the same prompts.
-    """
-    generator = keyed_generator(
-        "order", seed, scorer, explanation.hookpoint, explanation.latent, len(items)
-    )
-    order = generator.permutation(len(items)).tolist()
-    for first in range(0, len(order), per_prompt):
-        chosen = tuple(items[place] for place in order[first : first + per_prompt])
-        content = [(item.example_id, item.marks) for item in chosen]
-        prompt_id = content_id(explanation.explanation_id, protocol_id, scorer, first, content)
-        yield Question(prompt_id, scorer, explanation, chosen)
 
 
 def answer_schema(n: int) -> Mapping[str, Any]:
@@ -171,26 +182,21 @@ def booleans(answer: Answer, n: int) -> tuple[bool, ...] | Failure:
     return tuple(values)
 
 
-def verdicts_of(
-    question: Question, protocol_id: str, answers: tuple[bool, ...] | Failure
-) -> list[Verdict]:
-    """One verdict per item; all of them missing where the question failed."""
-    failed = str(answers) if isinstance(answers, Failure) else None
-    given: Sequence[bool | None] = (
-        [None] * len(question.items) if isinstance(answers, Failure) else answers
-    )
-    return [
-        Verdict(
-            explanation_id=question.explanation.explanation_id,
-            protocol_id=protocol_id,
-            scorer=question.scorer,
-            example_id=item.example_id,
-            prompt_id=question.prompt_id,
-            slot=slot,
-            marks=item.marks,
-            truth=item.truth,
-            answer=answer,
-            failure=failed,
-        )
-        for slot, (item, answer) in enumerate(zip(question.items, given, strict=True))
-    ]
+def yes_or_no(answer: Answer) -> tuple[bool, float | None] | Failure:
+    """The answer to a prompt with one example and its P(yes), or why there is none.
+
+    P(yes) is renormalised over yes and no, and yes is where it is above one half; where the judge
+    gives no probabilities, its word alone counts.
+    """
+    if answer.failure is not None:
+        return answer.failure
+    known = answer.probabilities
+    if known is not None:
+        yes, no = (known.get(choice, 0.0) for choice in CHOICES)
+        if yes + no > 0:
+            p_yes = yes / (yes + no)
+            return p_yes > 0.5, p_yes
+    word = _WORD.match(answer.text or "")
+    if word is None:
+        return Failure("malformed", "the answer is neither yes nor no")
+    return word[1].lower() == CHOICES[0], None

@@ -1,7 +1,7 @@
 """What a scorer is: questions about one latent's examples, and verdicts from the answers.
 
     class Coin:                         # any object of this shape is a scorer
-        name, needs_explanation, template_hash = "coin", True, ""
+        name, needs_explanation, slow, template_hash = "coin", True, False, ""
         def parameters(self): ...
         def refuse(self, plan, capabilities): ...
         def prepare(self, materials): ...
@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from glossator.judges.base import Answer, Capabilities, Job, Reading
 from glossator.records import Explanation, Verdict
 from glossator.sampling import SamplingPlan
 from glossator.score.questions import Item, Window
 
-__all__ = ["Material", "Request", "Scorer"]
+__all__ = ["Material", "Request", "Scorer", "Shortfall"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +58,19 @@ class Request:
     """The questions, mostly one; none where no judge is needed."""
 
 
+class Shortfall(NamedTuple):
+    """What a latent has too little of."""
+
+    latent: int
+    """The latent."""
+    what: str
+    """Of what: `score` (activating windows), a kind of negatives, or what a scorer lacks."""
+    wanted: int
+    """How many the plan asks for."""
+    found: int
+    """How many there are."""
+
+
 class Scorer(Protocol):
     """A way of scoring explanations."""
 
@@ -68,6 +81,13 @@ class Scorer(Protocol):
     @property
     def needs_explanation(self) -> bool:
         """False: a latent is asked about once, whatever was said of it."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether `verdicts` takes more than a moment: then it is called in a thread.
+
+        So it is for requests without a question. One call at a time, of all scorers.
+        """
 
     @property
     def template_hash(self) -> str:
@@ -87,13 +107,22 @@ class Scorer(Protocol):
             InputError: names the field or the capability that is missing.
         """
 
-    def prepare(self, materials: Sequence[Material]) -> None:
-        """Do at once what is cheaper for many latents than for one; called in a thread."""
+    def prepare(self, materials: Sequence[Material]) -> Sequence[Shortfall] | None:
+        """Do at once what is cheaper for many latents than for one; called in a thread.
+
+        `requests` is called for these latents, and for no others until the next call of this.
+
+        Returns:
+            What some of the latents have too little of, where the scorer knows.
+        """
 
     def requests(
         self, material: Material, explanation: Explanation, protocol_id: str
     ) -> Iterator[Request]:
-        """The questions about one explanation: the same ones for every explanation of a latent."""
+        """The questions about one explanation: the same ones for every explanation of a latent.
+
+        Called in a thread. The keys of the jobs are the caller's to set.
+        """
 
     def verdicts(
         self, request: Request, protocol_id: str, answers: Sequence[Answer | Reading]
