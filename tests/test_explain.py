@@ -3,12 +3,11 @@ from __future__ import annotations
 import asyncio
 import re
 
-import numpy as np
 import pytest
 
 from glossator.errors import InputError, JudgeError
 from glossator.explain import Delimited, aexplain, explain
-from glossator.explain.delimited import explanation_text, marks_above
+from glossator.explain.explainers import explanation_text
 from glossator.judges.base import Answer, Failure
 from glossator.judges.openai_server import OpenAIJudge
 from glossator.sampling import ExplainPlan, SamplingPlan
@@ -133,7 +132,9 @@ def test_a_judge_that_dies_keeps_what_was_handed_over(planted):
         ('Explanation: "quoted"', "quoted"),
         ("just words", "just words"),
         ('{"explanation": "numbers\n in words"}', "numbers in words"),
-        ('{"explanation": 3}', '{"explanation": 3}'),
+        ('```json\n{"explanation": "numbers"}\n```', "numbers"),
+        ('Here it is: {"explanation": "numbers"}', "numbers"),
+        ("text in {braces}, of any sort", "text in {braces}, of any sort"),
     ],
 )
 def test_the_explanation_is_the_json_field_or_what_follows_the_marker_or_the_whole(said, expected):
@@ -145,16 +146,10 @@ def test_a_failed_answer_is_no_explanation():
     assert explanation_text(Answer(failure=failure)) is failure
 
 
-def test_marks_are_above_a_share_of_the_rows_own_maximum():
-    rows = np.array([[0, 10, 3, 3.1], [0, 0, 0, 0], [1, 0, 0.5, 0]], np.float32)
-    assert marks_above(rows, 0.3) == [[1, 3], [], [0, 2]]
-    assert marks_above(rows, 0.0) == [[1, 2, 3], [], [0, 2]]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"explainer": "oracle"}, "explainer `oracle`: unknown; known are rules, delimited"),
+        ({"explainer": "oracle"}, "explainer `oracle`: unknown; known are rules, delimited, cot"),
         ({"judge": None}, "needs a judge"),
         ({"text": None}, "`text` is missing"),
         ({"explainer": "rules", "text": None}, "`text` is missing"),

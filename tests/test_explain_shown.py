@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 
-from glossator.index import NO_DOCUMENT, Index, IndexWriter
+from byte_texts import byte_index
+from glossator.index import NO_DOCUMENT
 from glossator.sampling import ExplainPlan, SamplingPlan
-from glossator.score.fuzzing import fuzzing_items, right_marks, silent_signs
+from glossator.score.marks import right_marks, silent_signs
 from glossator.score.questions import Window
 from glossator.shown import Shown, example_rows, show, show_windows
 from glossator.text import TokenText
@@ -91,33 +92,6 @@ def test_a_character_of_several_tokens_is_marked_whole():
     assert shown.render([3]) == " <<😀>>!"
 
 
-def byte_index(path, texts, active, *, length=16, window=8):
-    """Byte-level tokens, one byte each, a text a context; latent 0 is active at `active`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokens = np.zeros((len(texts), length), np.int64)
-    documents = np.full((len(texts), length), NO_DOCUMENT, np.uint64)
-    for row, text in enumerate(texts):
-        ids = tokenizer.encode(text).ids
-        assert len(ids) <= length
-        tokens[row, : len(ids)] = ids
-        documents[row, : len(ids)] = row
-    rows, offsets = map(np.array, zip(*active, strict=True))
-    with IndexWriter(path, n_latents=1, context_length=length, window=window) as writer:
-        writer.add_coo(
-            tokens,
-            rows,
-            offsets,
-            np.zeros(len(rows), int),
-            np.ones(len(rows), np.float32),
-            documents,
-            documents != np.uint64(NO_DOCUMENT),
-        )
-    return Index.open(path), TokenText(tokenizer)
-
-
 def test_characters_at_the_edge_of_a_window_are_whole_and_padding_is_not_shown(tmp_path):
     texts = [f"{'x' * 6}東京 n{i % 10}" for i in range(20)]  # 東 takes bytes 6 to 8: over the edge
     active = [(row, offset) for row in range(20) for offset in (6, 9)]
@@ -175,36 +149,3 @@ def test_wrong_marks_stand_where_the_latent_is_exactly_silent():
     split = window([0, 0, 1, 0], heads=[0, 1, 1, 3], pieces=["a", "é", "", "b"])
     assert silent_signs(split) == [0, 3]
     assert right_marks(split, 0.3) == (1, 2)
-
-
-@given(st.integers(0, 2**32), st.integers(4, 12))
-def test_fuzzing_marks_the_first_rightly_and_the_next_wrongly_with_the_average_count(seed, n):
-    rng = np.random.default_rng(seed)
-    windows = []
-    for number in range(70):
-        values = rng.random(32) * (np.arange(32) < rng.integers(1, n)) + 0.0
-        values[0] = 2.0
-        windows.append(window(values, example_id=f"w{number}", decile=1 + number // 7))
-    items, left_out = fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=(seed,))
-    assert left_out == 0
-    assert [item.truth for item in items] == ([True] * 5 + [False] * 2) * 10
-    counts = [len(right_marks(w, 0.3)) for w in windows]
-    for item, w in zip(items, windows, strict=True):
-        if item.truth:
-            assert item.marks == right_marks(w, 0.3)
-        else:
-            assert len(item.marks) == max(1, round(np.mean(counts)))
-            assert all(w.activations[mark] == 0 for mark in item.marks)
-    again, _ = fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=(seed,))
-    assert items == again
-
-
-def test_windows_with_too_few_silent_tokens_are_left_out_and_counted():
-    full = [window([1] * 8, example_id=f"w{i}", decile=1) for i in range(7)]
-    items, left_out = fuzzing_items(full, right=5, wrong=2, threshold=0.3, key=())
-    assert (len(items), left_out) == (5, 2)
-
-
-@pytest.mark.parametrize("windows", [[], [window([0, 0], decile=0)]])
-def test_without_activating_windows_there_is_nothing_to_fuzz(windows):
-    assert fuzzing_items(windows, right=5, wrong=2, threshold=0.3, key=()) == ([], 0)

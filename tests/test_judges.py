@@ -256,6 +256,15 @@ def test_retry_after_is_heeded():
     assert sleeper.waits == [17.0]
 
 
+@pytest.mark.parametrize("said", ["nan", "soon", "", "-"])
+def test_a_retry_after_that_says_nothing_is_an_ordinary_wait(said):
+    busy = Reply(status=429, headers={"Retry-After": said})
+    with ChatServer(by_attempt(busy, Reply("ok"))) as server:
+        sleeper = Sleeper()
+        ask(judge_for(server, sleep=sleeper, backoff=1.0), "x")
+    assert 0.75 <= sleeper.waits[0] <= 1.0
+
+
 def test_a_retry_after_date_is_heeded():
     busy = Reply(status=503, headers={"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"})
     with ChatServer(by_attempt(busy, Reply("ok"))) as server:

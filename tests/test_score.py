@@ -10,9 +10,8 @@ import pytest
 from glossator.errors import InputError, JudgeError
 from glossator.judges.openai_server import OpenAIJudge
 from glossator.records import TABLES, Explanation
-from glossator.sampling import NegativePlan, SamplingPlan
+from glossator.sampling import ExplainPlan, NegativePlan, SamplingPlan
 from glossator.score import (
-    SCORING_PLAN,
     ScoringOptions,
     ascore,
     firing_rates,
@@ -35,6 +34,8 @@ from planted import (
 )
 
 LATENTS = 40
+PLAN = SamplingPlan(per_decile=7, negatives=(NegativePlan(n=20),))
+SHOWN = {"plan": PLAN, "options": ScoringOptions()}
 RECALL = {decile: 0.45 + 0.05 * decile for decile in range(1, 11)}
 SPECIFICITY = 0.85
 
@@ -62,7 +63,7 @@ def scored_by(planted, reply, latents=range(3), *, judge_options=None, **options
     with ChatServer(reply) as server:
         judge = judge_for(server, **(judge_options or {}))
         explanations = options.pop("explanations", None) or planted_explanations(latents)
-        result = score(index, explanations, judge=judge, text=text, **options)
+        result = score(index, explanations, judge=judge, text=text, **{**SHOWN, **options})
         return result, server.asked
 
 
@@ -264,7 +265,7 @@ def test_the_firing_rate_is_the_share_of_the_scorers_windows(planted):
 
 def test_a_latent_without_examples_gets_no_score_and_a_reason(planted):
     dead = Explanation.of(HOOKPOINT, LATENTS, "planted", f"latent {LATENTS}")
-    plan = SCORING_PLAN.model_copy(update={"negatives": ()})
+    plan = SamplingPlan(per_decile=7, negatives=())
     result, asked = scored_by(planted, answering(right), explanations=[dead], plan=plan)
     assert asked == []
     rows = result.scores.to_pylist()
@@ -295,8 +296,11 @@ def test_no_explanations_give_empty_tables(planted):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scorers": ("guessing",)}, "scorer `guessing`: unknown; known are detection, fuzzing"),
-        ({"plan": SamplingPlan()}, "`per_decile` is 5; fuzzing shows 7"),
+        (
+            {"scorers": ("guessing",)},
+            "scorer `guessing`: unknown; known are detection, fuzzing, neigh",
+        ),
+        ({"plan": SamplingPlan()}, "`per_decile` is 5; fuzzing shows 7 examples of each decile"),
         ({"hookpoint": "elsewhere"}, "is of hookpoint `model.layers.5`"),
         ({"provenance": {"moon": "x"}}, "provenance `moon`"),
     ],
@@ -311,18 +315,18 @@ def test_the_protocol_holds_every_parameter_and_changes_with_each(planted):
     parameters = result.protocol.parameters
     assert parameters["per_decile"] == 7
     assert parameters["negatives"] == [{"kind": "random", "n": 20, "margin": 0}]
-    assert parameters["fuzzing"]["threshold"] == 0.3
+    assert parameters["scorers"]["fuzzing"]["threshold"] == 0.3
+    assert (parameters["strata"], parameters["clusters"]) == ("decile", "prompt")
     assert parameters["window"] == 32
-    assert (result.protocol.preset, result.protocol.judge) == ("default", "known")
+    assert (result.protocol.preset, result.protocol.judge) == ("custom", "known")
     other, _ = scored_by(
         planted,
         answering(right),
         [0],
         options=ScoringOptions(fuzzing=FuzzingOptions(threshold=0.5)),
     )
-    assert other.protocol.preset == "custom"
     assert other.protocol.protocol_id != result.protocol.protocol_id
-    plan = SamplingPlan(per_decile=7, negatives=(NegativePlan(n=20),))
+    plan = PLAN.model_copy(update={"explain": ExplainPlan(n=3)})
     same, _ = scored_by(planted, answering(right), [0], plan=plan)
     assert same.protocol.protocol_id == result.protocol.protocol_id
 
@@ -416,7 +420,7 @@ def test_a_server_that_dies_in_mid_run_loses_nothing_and_nothing_is_asked_twice(
     with ChatServer(dying) as server:
         judge = judge_for(server, attempts=1, dead_after=3, concurrency=1)
         with pytest.raises(JudgeError, match="what was answered is kept"):
-            score(index, explanations, judge=judge, text=text, sink=kept.extend)
+            score(index, explanations, judge=judge, text=text, sink=kept.extend, **SHOWN)
     answered = [verdict for verdict in kept if verdict.answer is not None]
     assert len(answered) == 5 * len(questions) == 5 * 60
 
@@ -429,6 +433,7 @@ def test_a_server_that_dies_in_mid_run_loses_nothing_and_nothing_is_asked_twice(
             text=text,
             stored=stored,
             sink=kept.extend,
+            **SHOWN,
         )
         again = [request.question for request in server.asked]
     assert not set(again) & set(questions)
@@ -486,7 +491,12 @@ def test_cancelling_leaves_the_verdicts_that_were_handed_over(planted):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(2.0):
                     await ascore(
-                        index, planted_explanations([0]), judge=judge, text=text, sink=kept.extend
+                        index,
+                        planted_explanations([0]),
+                        judge=judge,
+                        text=text,
+                        sink=kept.extend,
+                        **SHOWN,
                     )
         finally:
             await judge.close()

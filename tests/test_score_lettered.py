@@ -72,7 +72,7 @@ def output_scorer(lists=None, saw=lambda explainer: False, **options):
     return OutputScorer(
         OutputOptions(**options),
         promoted() if lists is None else lists,
-        name=lambda token: f"t{token}",
+        token_name=lambda token: f"t{token}",
         saw_logits=saw,
     )
 

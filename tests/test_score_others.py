@@ -32,7 +32,7 @@ def scores(scorer, verdicts, examples=None):
 def test_generation_is_the_share_of_texts_that_activate_with_wilsons_interval():
     rows = [row(answer=number < 7) for number in range(10)]
     (score,) = scores("generation", rows)
-    assert (score.metric, score.value, score.n, score.n_missing) == ("activating", 0.7, 10, 0)
+    assert (score.metric, score.value, score.n, score.n_missing) == ("accuracy", 0.7, 10, 0)
     assert (score.low, score.high) == pytest.approx(wilson(7, 10))
 
 

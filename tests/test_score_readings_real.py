@@ -120,7 +120,10 @@ def scorers():
         "simulation": SimulationScorer(SimulationOptions(silent=2)),
         "surprisal": SurprisalScorer(SurprisalOptions(per_decile=None, silent=None)),
         "output": OutputScorer(
-            OutputOptions(), promoted, name=lambda token: f"t{token}", saw_logits=lambda _: False
+            OutputOptions(),
+            promoted,
+            token_name=lambda token: f"t{token}",
+            saw_logits=lambda _: False,
         ),
         "generation": GenerationScorer(GenerationOptions(texts=3), counted),
     }

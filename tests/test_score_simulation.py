@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from glossator.errors import InputError
 from glossator.judges.base import Capabilities, Failure, Reading
+from glossator.records import Verdict
 from glossator.score.agreement import simulation_figures
 from glossator.score.simulation import (
     SimulationOptions,
@@ -20,6 +21,7 @@ from glossator.score.simulation import (
     expected_values,
     listed,
 )
+from glossator.store import Store
 from judge_servers import coin
 from planted import planted_index
 from scorer_parts import CUT, PLAN, asked, lost, materials_of, window
@@ -120,6 +122,18 @@ def test_what_fails_is_missing_and_never_nought(planted):
 
 def sure_of_nine(token):
     return sure(9)
+
+
+def test_values_with_gaps_come_back_from_a_run(tmp_path):
+    values = (0.0, math.nan, 10 / 3)
+    fields = {"explanation_id": "e", "protocol_id": "p", "scorer": "simulation", "slot": 0}
+    verdict = Verdict(
+        **fields, example_id="x", prompt_id="q", truth=True, answer=None, value=values
+    )
+    with Store.open(tmp_path) as store:
+        store.add("verdicts", [verdict])
+        (found,) = store.table("verdicts")["value"].to_pylist()
+    np.testing.assert_array_equal(found, values)
 
 
 def test_a_judge_that_reads_nothing_and_a_plan_that_draws_too_little_are_refused():

@@ -1,9 +1,11 @@
 """Models and tokenizers small enough to be made in a test: a causal one and an encoder.
 
 `tokenizer(kind)` gives a byte-level (GPT-2), a byte-fallback (Llama, with a prefix) or a WordPiece
-(BERT, with prefix and suffix) tokenizer; `save_llama` and `save_bert` write whole model folders.
+(BERT, with prefix and suffix) tokenizer; `save_llama` and `save_bert` write whole model folders,
+`save_judge` a causal model with a chat template that vLLM runs.
 """
 
+import copy
 import functools
 import json
 import pydoc_data.topics
@@ -133,6 +135,43 @@ def save_bert(folder, seed=0):
     )
     transformers.BertModel(config).save_pretrained(folder)
     _save_tokenizer(folder, "wordpiece")
+    return folder
+
+
+CHAT_TEMPLATE = (
+    "{% for turn in messages %}<|start|>{{ turn.role }}\n{{ turn.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+def chat_tokenizer(kind="byte-level", template=CHAT_TEMPLATE):
+    """One with special tokens around the turns of a chat."""
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=copy.deepcopy(tokenizer(kind)), eos_token="<|end|>", pad_token="<|end|>"
+    )
+    made.add_special_tokens({"additional_special_tokens": ["<|start|>"]})
+    made.chat_template = template
+    return made
+
+
+def save_judge(folder, seed=0):
+    """A causal model of two layers of width 64 with a chat template: heads as vLLM's CPU takes."""
+    made = chat_tokenizer()
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=len(made),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.1,
+        eos_token_id=made.eos_token_id,
+        pad_token_id=made.pad_token_id,
+        bos_token_id=None,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    made.save_pretrained(folder)
     return folder
 
 

@@ -74,6 +74,7 @@ class World:
             str(self.subject),
             "--hookpoint",
             HOOKPOINT,
+            *("--dtype", "float32"),  # a trial on a busy machine may find another one each time
             "--corpus",
             str(self.corpus),
         ]

@@ -50,6 +50,10 @@ DATA: Mapping[str, Any] = {
     "subject__hookpoint": Annotated[
         Text, typer.Option("--hookpoint", help="Module path whose output is encoded.")
     ],
+    "subject__dtype": Annotated[
+        Text,
+        typer.Option("--dtype", help="float32, bfloat16, or auto: the one that a trial favours."),
+    ],
     "coder__path": Annotated[
         Path | None,
         typer.Option("--coder", help="Folder of a sparse coder; trained if not given."),
@@ -165,7 +169,11 @@ SCORE: Mapping[str, Any] = {
     ],
     "score__scorers": Annotated[
         Texts,
-        typer.Option("--scorer", metavar="NAME", help="Repeatable (detection and fuzzing)."),
+        typer.Option(
+            "--scorer",
+            metavar="NAME",
+            help="Repeatable (detection and fuzzing, as most presets say).",
+        ),
     ],
     "score__null": Annotated[
         Number,

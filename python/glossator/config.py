@@ -171,7 +171,7 @@ class ExplainConfig(Record):
     latents: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
     """Ids of the latents that are explained; None takes all live ones."""
     explainers: tuple[str, ...] | None = None
-    """Names of explainers; None takes `rules`, and `delimited` where a judge is named."""
+    """Names of explainers; None takes `rules`, and the preset's where a judge is named."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Their settings, by name: `[explain.settings.delimited]`."""
     judge: ModelConfig = ModelConfig()
@@ -206,8 +206,8 @@ class ScoreConfig(Record):
 
     preset: str = "glossator"
     """`glossator`, `post`, `delphi` or `saebench`: what is drawn, shown and asked."""
-    scorers: tuple[str, ...] = ("detection", "fuzzing")
-    """Names of scorers."""
+    scorers: tuple[str, ...] | None = None
+    """Names of scorers; those of the preset if None."""
     null: int = Field(default=1_000, ge=0)
     """Latents that are also judged by another latent's explanation: what a score is worth."""
     negatives: tuple[NegativeConfig, ...] | None = None
@@ -264,13 +264,6 @@ class RunConfig(Record):
                 raise InputError(
                     f"--latents: {latent} is not in the index; its latents are 0 to {n_latents - 1}"
                 )
-
-    @property
-    def explainers(self) -> tuple[str, ...]:
-        """The explainers that are asked."""
-        if self.explain.explainers is not None:
-            return self.explain.explainers
-        return ("rules", "delimited") if self.judge.asks else ("rules",)
 
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""

@@ -140,14 +140,22 @@ def show(examples: Examples, index: Index, text: TokenText) -> list[Shown]:
     return contexts.show(examples.document_start, examples.mask)
 
 
-def show_windows(starts: npt.ArrayLike, index: Index, text: TokenText) -> list[Shown]:
+def show_windows(
+    starts: npt.ArrayLike, index: Index, text: TokenText, length: int | None = None
+) -> list[Shown]:
     """The windows that begin at these positions as text, as `show` has them.
+
+    Args:
+        starts: positions of their first tokens.
+        index: what they are of.
+        text: the tokenizer's texts.
+        length: tokens of each, within its context; the index's window if None.
 
     Raises:
         InputError: The index does not hold one of the positions.
     """
     contexts = _Contexts(flat_ids("starts", starts, np.uint64), index, text)
-    columns = contexts.offsets[:, None] + np.arange(index.window)
+    columns = contexts.offsets[:, None] + np.arange(length or index.window)
     rows = contexts.places[:, None]
     # A long document runs on from the context before.
     before = contexts.numbers > index.first_context

@@ -3,8 +3,9 @@
     explained = explain(index, [3, 17], explainer="delimited", judge=judge, text=text)
     explained.explanations[0].text
     explained.failures                 # latents without one, with the reason
+    explain(index, [3], explainer=Activations(threshold=0.6, n=20), judge=judge, text=text)
 
-`aexplain` is the same for use inside an event loop.
+`EXPLAINERS` names all of them; `aexplain` is the same for use inside an event loop.
 """
 
 from __future__ import annotations
@@ -12,102 +13,131 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from glossator.errors import InputError
-from glossator.explain.delimited import SCHEMA, Delimited, explanation_text
-from glossator.explain.rules import learn_rules
-from glossator.index import Index
-from glossator.judges.base import (
-    TRANSIENT,
-    Answer,
-    Failure,
-    Job,
-    Judge,
-    Usage,
-    answer_all,
-    run_sync,
+from glossator.explain.asking import Asking, Explained
+from glossator.explain.baselines import Nothing, Null, PeakToken, null_explanations
+from glossator.explain.debate import Debate
+from glossator.explain.delimited import (
+    POST,
+    Activations,
+    ChainOfThought,
+    Contrastive,
+    Delimited,
+    TopLogits,
 )
-from glossator.progress import SILENT, Bar, Progress
-from glossator.records import Explanation, LedgerEntry
-from glossator.sampling import SamplingPlan
-from glossator.shown import show
+from glossator.explain.drawing import SILENT as _SILENT
+from glossator.explain.drawing import Drawing, Unexplained
+from glossator.explain.explainers import Attempt, Explainer
+from glossator.explain.given import File, read_explanations
+from glossator.explain.lists import MaxActivations
+from glossator.explain.pairs import TokenActivations
+from glossator.explain.refine import Refine
+from glossator.explain.registry import EXPLAINERS, explainer_of, saw_logits
+from glossator.explain.rules import RuleOptions, learn_rules
+from glossator.explain.views import Logits, logits_of
+from glossator.index import Index
+from glossator.judges.base import Judge, Usage, run_sync
+from glossator.progress import SILENT, Progress
+from glossator.records import Explanation
+from glossator.sampling import NeighbourTable, SamplingPlan
 from glossator.text import TokenText
 
-__all__ = ["Delimited", "Explained", "Unexplained", "aexplain", "explain"]
-
-# Latents whose examples are drawn at once: enough to share a context's decoding, small in memory.
-_CHUNK = 32
-_SILENT = "no examples on the explain side"
-
-
-@dataclass(frozen=True, slots=True)
-class Unexplained:
-    """A latent that got no explanation."""
-
-    latent: int
-    """The latent."""
-    reason: str
-    """Why."""
-    transient: bool = False
-    """Whether asking again may help: the server was at fault, not the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """What an explainer made of some latents."""
-
-    explanations: tuple[Explanation, ...]
-    """In the order of the latents asked for."""
-    failures: tuple[Unexplained, ...]
-    """The latents without one."""
-    usage: LedgerEntry
-    """Requests, tokens and seconds."""
+__all__ = [
+    "EXPLAINERS",
+    "POST",
+    "Activations",
+    "Attempt",
+    "ChainOfThought",
+    "Contrastive",
+    "Debate",
+    "Delimited",
+    "Explained",
+    "Explainer",
+    "File",
+    "Logits",
+    "MaxActivations",
+    "Nothing",
+    "Null",
+    "PeakToken",
+    "Refine",
+    "RuleOptions",
+    "TokenActivations",
+    "TopLogits",
+    "Unexplained",
+    "aexplain",
+    "explain",
+    "explainer_of",
+    "logits_of",
+    "null_explanations",
+    "saw_logits",
+]
 
 
 def explain(
     index: Index,
     latents: Sequence[int],
     *,
-    explainer: str | Delimited = "rules",
+    explainer: str | Explainer = "rules",
     judge: Judge | None = None,
+    chooser: Judge | None = None,
     text: TokenText | None = None,
     hookpoint: str | None = None,
     plan: SamplingPlan | None = None,
     seed: int = 0,
+    logits: Mapping[int, Logits] | None = None,
+    neighbours: NeighbourTable | None = None,
+    explanations: Iterable[Explanation] = (),
     sink: Callable[[Explanation], None] | None = None,
     progress: Progress = SILENT,
 ) -> Explained:
     """Explain latents; see `aexplain`."""
-    if explainer == "rules":
+    explainer = explainer_of(explainer) if isinstance(explainer, str) else explainer
+    if isinstance(explainer, RuleOptions):
         # Learning needs no event loop, and without one Ctrl-C stops it at once.
-        return _learned(index, latents, text, hookpoint, sink, progress)
-    work = aexplain(
-        index,
-        latents,
-        explainer=explainer,
-        judge=judge,
-        text=text,
-        hookpoint=hookpoint,
-        plan=plan,
-        seed=seed,
-        sink=sink,
-        progress=progress,
-    )
-    return run_sync(work, judge, "aexplain")
+        return _learned(index, latents, explainer, text, hookpoint, sink, progress)
+
+    async def whole() -> Explained:
+        try:
+            return await aexplain(
+                index,
+                latents,
+                explainer=explainer,
+                judge=judge,
+                chooser=chooser,
+                text=text,
+                hookpoint=hookpoint,
+                plan=plan,
+                seed=seed,
+                logits=logits,
+                neighbours=neighbours,
+                explanations=explanations,
+                sink=sink,
+                progress=progress,
+            )
+        finally:
+            if chooser is not None:
+                await chooser.close()
+
+    return run_sync(whole(), judge, "aexplain")
 
 
 async def aexplain(
     index: Index,
     latents: Sequence[int],
     *,
-    explainer: str | Delimited = "rules",
+    explainer: str | Explainer = "rules",
     judge: Judge | None = None,
+    chooser: Judge | None = None,
     text: TokenText | None = None,
     hookpoint: str | None = None,
     plan: SamplingPlan | None = None,
     seed: int = 0,
+    logits: Mapping[int, Logits] | None = None,
+    neighbours: NeighbourTable | None = None,
+    explanations: Iterable[Explanation] = (),
     sink: Callable[[Explanation], None] | None = None,
     progress: Progress = SILENT,
 ) -> Explained:
@@ -116,12 +146,18 @@ async def aexplain(
     Args:
         index: where their activations are.
         latents: their ids; one asked for twice is explained once.
-        explainer: `rules`, `delimited`, or a `Delimited` with settings of its own.
-        judge: the language model, for `delimited`.
+        explainer: one of `EXPLAINERS`, by name or with settings of its own.
+        judge: the language model that explains, where the explainer asks one.
+        chooser: another one, which chooses in a debate and checks in a refinement; the judge itself
+            if None.
         text: the tokenizer's texts.
         hookpoint: the latents' module path; the index's own by default.
-        plan: what to draw; 40 uniform examples by default.
+        plan: what to draw; what the explainer's settings say goes before it.
         seed: seed of the draw.
+        logits: the tokens that each latent promotes, for explainers that are shown them.
+        neighbours: the latents nearest to each: their windows are hard for `contrastive` and
+            `refine`; without them, windows that hold a peak token are.
+        explanations: what `null` shuffles.
         sink: called with each explanation as it arrives, so that it can be stored.
         progress: shows how many are done.
 
@@ -129,34 +165,97 @@ async def aexplain(
         The explanations, the latents without one, and the cost.
 
     Raises:
-        InputError: an unknown explainer, or a judge or text that is missing.
+        InputError: an unknown explainer; a judge, text, logits or file that is missing.
         JudgeError: the judge cannot be used any more; what `sink` was given is done.
     """
-    if explainer == "rules":
-        return await _learned_beside(index, latents, text, hookpoint, sink, progress)
-    if explainer == "delimited":
-        explainer = Delimited()
-    if not isinstance(explainer, Delimited):
-        raise InputError(f"explainer `{explainer}`: unknown; known are rules, delimited")
-    if judge is None:
-        raise InputError("explainer `delimited`: needs a judge; name one with --judge")
-    if text is None:
-        raise _no_text()
+    explainer = explainer_of(explainer) if isinstance(explainer, str) else explainer
     hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
     latents = list(dict.fromkeys(int(latent) for latent in latents))
+    if isinstance(explainer, RuleOptions):
+        return await _learned_beside(index, latents, explainer, text, hookpoint, sink, progress)
+    if isinstance(explainer, (File, Nothing, Null)):
+        return _given(index, latents, explainer, hookpoint, explanations, seed, sink)
+    if explainer.asks and judge is None:
+        raise InputError(f"explainer `{explainer.label}`: needs a judge; name one with --judge")
+    if text is None:
+        raise _no_text()
+    if explainer.sees_logits and logits is None:
+        raise InputError(
+            f"explainer `{explainer.label}`: needs `logits`, the tokens that each latent promotes; "
+            "give `logits_of(run.table('latents'))`"
+        )
+    asked = judge if explainer.asks else None
+    name = explainer.name(asked.name if asked else "", chooser.name if chooser else "")
+    drawing = Drawing(
+        index,
+        text,
+        explainer.wants(plan),
+        hookpoint=hookpoint,
+        seed=seed,
+        logits=logits,
+        neighbours=neighbours,
+    )
     begun = time.perf_counter()
-    await judge.check()
+    asked_of = [one for one in (asked, chooser if asked else None) if one is not None]
+    for one in asked_of:
+        await one.check()
     with progress.stage("explain", total=len(latents), unit="latents") as bar:
-        for note in judge.notes:
-            bar.note(note)
-        asked = _Asked(index, latents, explainer, judge, text, hookpoint, plan, seed, sink, bar)
-        await answer_all(judge, asked.jobs(), asked.handle)
-    return asked.explained(time.perf_counter() - begun)
+        for one in asked_of:
+            for note in one.notes:
+                bar.note(note)
+        asking = Asking(
+            explainer,
+            drawing,
+            latents,
+            name=name,
+            judge=asked,
+            chooser=chooser,
+            hookpoint=hookpoint,
+            sink=sink,
+            bar=bar,
+        )
+        await asking.run()
+    return asking.explained(time.perf_counter() - begun)
+
+
+def _given(
+    index: Index,
+    latents: Sequence[int],
+    explainer: File | Nothing | Null,
+    hookpoint: str,
+    explanations: Iterable[Explanation],
+    seed: int,
+    sink: Callable[[Explanation], None] | None,
+) -> Explained:
+    """Explanations that are there already, or need none of the examples."""
+    begun = time.perf_counter()
+    if isinstance(explainer, File):
+        there = read_explanations(explainer.path, hookpoint, index.n_latents)
+        reason = f"{explainer.path} has none"
+    elif isinstance(explainer, Null):
+        there = null_explanations(explanations, latents=explainer.latents, seed=seed)
+        reason = "not among the latents that get another's explanation"
+    else:
+        there = [Explanation.of(hookpoint, latent, explainer.name(), "") for latent in latents]
+        reason = ""
+    wanted = {latent: place for place, latent in enumerate(latents)}
+    found = [one for one in there if one.latent in wanted and one.hookpoint == hookpoint]
+    found.sort(key=lambda one: wanted[one.latent])
+    if sink is not None:
+        for explanation in found:
+            sink(explanation)
+    having = {explanation.latent for explanation in found}
+    return Explained(
+        tuple(found),
+        tuple(Unexplained(latent, reason) for latent in latents if latent not in having),
+        Usage().entry("explain", explainer.name(), 0, time.perf_counter() - begun),
+    )
 
 
 def _learned(
     index: Index,
     latents: Sequence[int],
+    options: RuleOptions,
     text: TokenText | None,
     hookpoint: str | None,
     sink: Callable[[Explanation], None] | None,
@@ -167,20 +266,27 @@ def _learned(
         raise _no_text()
     begun = time.perf_counter()
     found = learn_rules(
-        index, latents, names=text, hookpoint=hookpoint, sink=sink, progress=progress
+        index,
+        latents,
+        names=text,
+        options=options,
+        hookpoint=hookpoint,
+        sink=sink,
+        progress=progress,
     )
     there = {explanation.latent for explanation in found}
     silent = dict.fromkeys(int(latent) for latent in latents if int(latent) not in there)
     return Explained(
         tuple(found),
         tuple(Unexplained(latent, _SILENT) for latent in silent),
-        Usage().entry("explain", "rules", 0, time.perf_counter() - begun),
+        Usage().entry("explain", options.name(), 0, time.perf_counter() - begun),
     )
 
 
 async def _learned_beside(
     index: Index,
     latents: Sequence[int],
+    options: RuleOptions,
     text: TokenText | None,
     hookpoint: str | None,
     sink: Callable[[Explanation], None] | None,
@@ -199,95 +305,12 @@ async def _learned_beside(
             raise asyncio.CancelledError
         asyncio.run_coroutine_threadsafe(keep(explanation), loop).result()
 
+    learned = partial(_learned, index, latents, options, text, hookpoint, hand_over, progress)
     try:
-        return await asyncio.to_thread(
-            _learned, index, latents, text, hookpoint, hand_over, progress
-        )
+        return await asyncio.to_thread(learned)
     finally:
         cancelled.set()
 
 
 def _no_text() -> InputError:
     return InputError("explain: `text` is missing; give TokenText.open(the tokenizer's file)")
-
-
-class _Asked:
-    """The explanations that a judge was asked for so far."""
-
-    def __init__(
-        self,
-        index: Index,
-        latents: Sequence[int],
-        explainer: Delimited,
-        judge: Judge,
-        text: TokenText,
-        hookpoint: str,
-        plan: SamplingPlan | None,
-        seed: int,
-        sink: Callable[[Explanation], None] | None,
-        bar: Bar,
-    ) -> None:
-        self._index, self._text, self._plan, self._seed = index, text, plan, seed
-        self._latents, self._explainer, self._hookpoint = latents, explainer, hookpoint
-        self._name = explainer.name(judge.name)
-        self._sink, self._bar = sink, bar
-        self._explanations: dict[int, Explanation] = {}
-        self._failures: dict[int, Unexplained] = {}
-        self._usage = Usage()
-        self._requests = 0
-
-    async def jobs(self) -> AsyncIterator[Job]:
-        """One job per latent that has examples."""
-        for first in range(0, len(self._latents), _CHUNK):
-            chunk = self._latents[first : first + _CHUNK]
-            # Drawing takes milliseconds a latent: the answers of others arrive meanwhile.
-            for job in await asyncio.to_thread(self._chunk, chunk):
-                if isinstance(job, Unexplained):
-                    self._failures[job.latent] = job
-                    self._bar.advance(1, failures=1)
-                else:
-                    yield job
-
-    def _chunk(self, latents: Sequence[int]) -> list[Job | Unexplained]:
-        examples = self._index.sample(latents, self._plan, self._seed)
-        examples = examples.take(examples.split == 0)
-        shown = show(examples, self._index, self._text)
-        jobs: list[Job | Unexplained] = []
-        for latent in latents:
-            rows = (examples.latent == latent).nonzero()[0]
-            if not len(rows):
-                jobs.append(Unexplained(latent, _SILENT))
-                continue
-            prompt = self._explainer.prompt(
-                latent, [shown[row] for row in rows], examples.activations[rows]
-            )
-            jobs.append(Job(latent, prompt, self._explainer.max_tokens, SCHEMA))
-        return jobs
-
-    async def handle(self, job: Job, answer: Answer) -> None:
-        """Keep an explanation or a failure."""
-        latent: int = job.key
-        self._usage += answer.usage
-        self._requests += 1
-        said = explanation_text(answer)
-        if isinstance(said, Failure):
-            self._failures[latent] = Unexplained(latent, str(said), said.kind in TRANSIENT)
-        else:
-            explanation = Explanation.of(self._hookpoint, latent, self._name, said)
-            self._explanations[latent] = explanation
-            if self._sink is not None:
-                self._sink(explanation)
-        self._bar.advance(
-            1,
-            tokens=answer.usage.prompt + answer.usage.completion,
-            failures=int(isinstance(said, Failure)),
-        )
-
-    def explained(self, seconds: float) -> Explained:
-        """All of it, in the order asked for."""
-        order = self._latents
-        return Explained(
-            tuple(self._explanations[latent] for latent in order if latent in self._explanations),
-            tuple(self._failures[latent] for latent in order if latent in self._failures),
-            self._usage.entry("explain", self._name, self._requests, seconds),
-        )

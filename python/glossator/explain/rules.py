@@ -14,7 +14,7 @@ clause of context stays only if it raises F1 on explain documents that had no pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,10 @@ from pydantic import Field
 from glossator import _core
 from glossator.arrays import flat_ids
 from glossator.errors import InputError
+from glossator.explain.explainers import Explainer
 from glossator.index import Index
 from glossator.progress import SILENT, Progress
-from glossator.records import Explanation, Near, Record, Rule
+from glossator.records import Explanation, Near, Rule
 
 __all__ = ["RuleOptions", "TokenNames", "learn_rules", "rule_positions", "rule_text"]
 
@@ -40,8 +41,10 @@ class TokenNames(Protocol):
         """A printable name."""
 
 
-class RuleOptions(Record):
+class RuleOptions(Explainer):
     """How rules are learned."""
+
+    label: ClassVar[str] = "rules"
 
     max_tokens: int = Field(default=32, ge=1)
     """The most tokens that a rule fires on."""
@@ -53,6 +56,15 @@ class RuleOptions(Record):
     """Whether clauses may look at what follows: True for encoders, whose latents can."""
     min_gain: float = Field(default=0.02, ge=0.0)
     """What a clause must add to F1 on explain documents that did not choose it."""
+
+    def name(self, judge: str = "", chooser: str = "") -> str:
+        """`rules`, with the settings that are not the default ones.
+
+        Whether clauses look ahead is the subject's nature, not a choice.
+        """
+        if self.look_ahead:
+            return self.model_copy(update={"look_ahead": False}).name()
+        return super().name()
 
 
 def learn_rules(
@@ -87,6 +99,7 @@ def learn_rules(
         CorruptIndexError: the index is damaged.
     """
     options = RuleOptions() if options is None else options
+    explainer = options.name()
     hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
     ids = flat_ids("latents", latents, np.uint32)
     ids = np.fromiter(dict.fromkeys(ids.tolist()), np.uint32)
@@ -100,7 +113,7 @@ def learn_rules(
                     continue
                 rule = Rule.model_validate_json(learned)
                 text = rule_text(rule, names)
-                explanation = Explanation.of(hookpoint, latent, "rules", text, rule=rule)
+                explanation = Explanation.of(hookpoint, latent, explainer, text, rule=rule)
                 explanations.append(explanation)
                 if sink is not None:
                     sink(explanation)

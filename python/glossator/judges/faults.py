@@ -10,6 +10,7 @@ A fault without a kind means that the server is of no use at all.
 from __future__ import annotations
 
 import email.utils
+import math
 import random
 import time
 
@@ -24,6 +25,7 @@ __all__ = [
     "is_retryable",
     "status_of",
     "wait_before",
+    "whole_characters",
 ]
 
 _LONGEST_RETRY_AFTER = 600.0
@@ -111,15 +113,22 @@ def _retry_after(error: BaseException | None) -> float | None:
     if value is None:
         return None
     try:
-        return max(float(value), 0.0)
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        return None if math.isnan(seconds) else max(seconds, 0.0)
     try:
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except ValueError:
         return None
 
 
+def whole_characters(text: str) -> str:
+    """Text without lone surrogates, which JSON may hold and no database takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(whole_characters(text).split())
     return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"

@@ -42,7 +42,11 @@ Outcome = TypeVar("Outcome", Answer, Reading)
 
 
 class ReplayJudge:
-    """A judge that asks another one only what was never asked before."""
+    """A judge that asks another one only what was never asked before.
+
+    Attributes:
+        asked_before: added to every prompt's `attempt`: above 0, what failed is asked anew.
+    """
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class ReplayJudge:
         self._judge = judge
         self._replay = replay
         self._extra = dict(extra or {})
+        self.asked_before = 0
         self._pending: dict[bytes, asyncio.Future[Any]] = {}
         if judge is None:
             stored = replay.models()
@@ -171,9 +176,10 @@ class ReplayJudge:
         ask: Callable[[Prompt], Awaitable[Outcome]],
         load: Callable[[Mapping[str, Any], str], Outcome],
     ) -> Outcome:
+        prompt = replace(prompt, attempt=prompt.attempt + self.asked_before)
         key = _key(kind, self.name, prompt, constraint, self._extra)
         while True:
-            body = self._replay.find(key, free=self._judge is None)
+            body = self._last(kind, prompt, constraint)
             if body is not None:
                 return load(json.loads(body), prompt.label)
             if self._judge is None:
@@ -201,6 +207,22 @@ class ReplayJudge:
             # None: cancelled or unusable; whoever waits looks for itself.
             del self._pending[key]
             pending.set_result(kept)
+
+    def _last(
+        self, kind: Literal["answer", "read"], prompt: Prompt, constraint: Sequence[Any]
+    ) -> bytes | None:
+        """What was said when this was asked for the last time, if it was asked.
+
+        It is asked once more only where an answer is of no use: the last one is what counted.
+        """
+        last = None
+        while True:
+            key = _key(kind, self.name, prompt, constraint, self._extra)
+            body = self._replay.find(key, free=self._judge is None)
+            if body is None:
+                return last
+            last = body
+            prompt = replace(prompt, attempt=prompt.attempt + 1)
 
 
 def _key(

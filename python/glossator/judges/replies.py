@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glossator.judges.base import Failure, Usage
-from glossator.judges.faults import MalformedReplyError
+from glossator.judges.faults import MalformedReplyError, whole_characters
 
 __all__ = [
     "checked",
@@ -82,7 +82,7 @@ def text_of(reply: Reply, max_tokens: int, *, whole: bool = False) -> str | Fail
         return Failure("truncated", f"the answer was cut off at {max_tokens} tokens")
     if not isinstance(text, str) or not text.strip():
         return Failure("empty", "the answer holds no text")
-    return text
+    return whole_characters(text)
 
 
 def thinking_of(reply: Reply) -> bool:

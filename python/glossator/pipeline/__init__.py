@@ -19,6 +19,7 @@ from pathlib import Path
 
 from glossator.config import RunConfig
 from glossator.pipeline.data import harvest_stage
+from glossator.pipeline.explaining import explain_stage
 from glossator.pipeline.judging import Judging
 from glossator.pipeline.page import atlas_stage
 from glossator.pipeline.results import (
@@ -28,7 +29,7 @@ from glossator.pipeline.results import (
     missing_share,
     rule_summary,
 )
-from glossator.pipeline.words import explain_stage, score_stage
+from glossator.pipeline.scoring import score_stage
 from glossator.progress import SILENT, Progress
 from glossator.runs import Run
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.index import Index
-from glossator.neighbours import Neighbours
+from glossator.neighbours import Neighbours, refuse_other_coder
 from glossator.progress import SILENT, Progress
 from glossator.runs import Run
 from glossator.triage import triage
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from glossator.corpus import Corpus, StoredContexts
     from glossator.subjects import Subject
 
-__all__ = ["harvest_stage"]
+__all__ = ["harvest_stage", "subject_and_coder"]
 
 _NEIGHBOURS = 32
 """Neighbours of each latent that are kept, where there are so many."""
@@ -113,6 +113,28 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     for left in run.path.glob("hidden.f32*"):
         left.unlink()
     return run.index
+
+
+def subject_and_coder(run: Run, progress: Progress) -> tuple[Subject, SparseCoder]:
+    """The subject and the coder of a run that was harvested, loaded again.
+
+    Raises:
+        InputError: they are not there any more, or the coder is another.
+    """
+    from glossator.coders import load_coder
+    from glossator.corpus import open_contexts
+    from glossator.subjects import load_subject
+
+    facts, config = run.stages()["subject"], run.config
+    subject = load_subject(
+        config.subject.name, facts["hookpoint"], dtype=facts["dtype"], progress=progress
+    )
+    if config.coder.path is not None:
+        coder = load_coder(config.coder.path, config.subject.hookpoint)
+    else:
+        coder, _ = _trained(run, subject, open_contexts(run.path / "contexts"), progress)
+    refuse_other_coder(run.index, coder.hash, coder.n_latents)
+    return subject, coder
 
 
 def _opened(run: Run) -> Corpus:

@@ -7,7 +7,8 @@ judging.explainer   # explains: the judge itself, where the settings name no oth
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,10 @@ from glossator.judges import Judge, Replay, ReplayJudge, open_judge, run_sync
 from glossator.progress import Progress
 from glossator.runs import Run
 
-__all__ = ["Judging"]
+__all__ = ["ATTEMPTS", "Judging", "own_or"]
+
+ATTEMPTS = 2
+"""How often a question is asked before what asks it has done with it."""
 
 
 class Judging:
@@ -27,8 +31,8 @@ class Judging:
     def __init__(self, run: Run, progress: Progress) -> None:
         self._run, self._progress = run, progress
         self._stack = ExitStack()
-        self._judge: Judge | None = None
-        self._explainer: Judge | None = None
+        self._judge: ReplayJudge | None = None
+        self._explainer: ReplayJudge | None = None
         self._answers: Replay | None = None
 
     def __enter__(self) -> Self:
@@ -38,7 +42,7 @@ class Judging:
         self._stack.close()
 
     @property
-    def judge(self) -> Judge:
+    def judge(self) -> ReplayJudge:
         """The judge that the run's settings name.
 
         Raises:
@@ -50,7 +54,7 @@ class Judging:
         return self._judge
 
     @property
-    def explainer(self) -> Judge:
+    def explainer(self) -> ReplayJudge:
         """The language model that explains; the same errors."""
         settings = self._run.config.explain.judge
         if not settings.url and not settings.model:
@@ -59,11 +63,9 @@ class Judging:
             self._explainer = self._opened(settings)
         return self._explainer
 
-    def _opened(self, settings: ModelConfig) -> Judge:
+    def _opened(self, settings: ModelConfig) -> ReplayJudge:
         if self._run.config.judge.replay:
-            judge: Judge = ReplayJudge(
-                None, self.answers, model=settings.model, extra=settings.extra
-            )
+            judge = ReplayJudge(None, self.answers, model=settings.model, extra=settings.extra)
         elif not settings.url:
             raise InputError("judge: none is named; give --judge URL or --judge local")
         else:
@@ -129,3 +131,13 @@ class Judging:
                 refuse_missing()
             elif model.url or settings.judge.replay:
                 _ = self.judge if model is settings.judge else self.explainer
+
+
+@contextmanager
+def own_or(judging: Judging | None, run: Run, progress: Progress) -> Iterator[Judging]:
+    """What was given, or a `Judging` for as long as the block lasts."""
+    if judging is not None:
+        yield judging
+        return
+    with Judging(run, progress) as own:
+        yield own

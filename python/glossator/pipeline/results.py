@@ -7,19 +7,23 @@ print(line)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from glossator.records import LedgerEntry
 from glossator.runs import Run
 from glossator.score import Summary, summary
 from glossator.score.corpus import Mean, Share, mean_f1, share_above
 
 __all__ = [
     "RuleSummary",
+    "book",
     "is_complete",
     "judge_notes",
     "judged_summary",
     "missing",
     "missing_share",
+    "rounds",
     "rule_summary",
 ]
 
@@ -66,6 +70,28 @@ def missing(run: Run, stage: str) -> float:
 def missing_share(run: Run) -> float:
     """The larger of the shares of explanations and of verdicts that were asked for in vain."""
     return max(missing(run, "explain"), missing(run, "score"))
+
+
+def rounds(run: Run, stage: str) -> int:
+    """How often a stage came to its end with too much missing: what failed is asked anew."""
+    before: int = run.stages().get(stage, {}).get("rounds", 0)
+    return before + (missing(run, stage) > run.config.max_failed)
+
+
+def book(run: Run, entries: Iterable[LedgerEntry] | LedgerEntry) -> None:
+    """Add what was used to what earlier attempts used."""
+    entries = [entries] if isinstance(entries, LedgerEntry) else list(entries)
+    kept = {
+        (row["stage"], row["scorer"], row["latent"]): row for row in run.table("ledger").to_pylist()
+    }
+    totals = []
+    for entry in entries:
+        total = entry.model_dump()
+        for name, value in kept.get((entry.stage, entry.scorer, entry.latent), {}).items():
+            if name not in ("stage", "scorer", "latent"):
+                total[name] += value
+        totals.append(total)
+    run.store.add("ledger", totals)
 
 
 def is_complete(run: Run, stage: str) -> bool:

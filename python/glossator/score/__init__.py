@@ -1,6 +1,6 @@
 """Scores of explanations: what a judge, or the whole corpus, says of them.
 
-    scored = score(index, explanations, judge=judge, text=text)
+    scored = score(index, explanations, judge=judge, text=text, preset="glossator")
     scored.scores                             # Arrow, with intervals
     scores_from(verdicts, examples)           # the arithmetic alone
     specificity_by_rank(verdicts, examples)   # against the distance of neighbours
@@ -25,13 +25,9 @@ from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
 from glossator.score.asking import Sink, ascore
 from glossator.score.by_rank import specificity_by_rank
 from glossator.score.figures import scores_from
-from glossator.score.protocol import (
-    SCORERS,
-    SCORING_PLAN,
-    ScoringOptions,
-    scorer_of,
-    scoring_protocol,
-)
+from glossator.score.options import SCORERS, ScoringOptions, scorer_of
+from glossator.score.presets import PRESETS, Preset
+from glossator.score.protocol import scoring_protocol
 from glossator.score.scored import Scored, firing_rates, settled
 from glossator.score.scorers import Scorer
 from glossator.score.summary import CHANCE, Summary, summary
@@ -39,8 +35,9 @@ from glossator.text import TokenText
 
 __all__ = [
     "CHANCE",
+    "PRESETS",
     "SCORERS",
-    "SCORING_PLAN",
+    "Preset",
     "Scored",
     "ScoringOptions",
     "Summary",
@@ -62,10 +59,11 @@ def score(
     *,
     judge: Judge | None,
     text: TokenText,
-    scorers: Sequence[str | Scorer] = ("detection", "fuzzing"),
+    preset: str | Preset = "glossator",
+    scorers: Sequence[str | Scorer] | None = None,
     hookpoint: str | None = None,
-    plan: SamplingPlan = SCORING_PLAN,
-    options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
+    plan: SamplingPlan | None = None,
+    options: ScoringOptions | None = None,
     needs: Mapping[str, Any] | None = None,
     seed: int = 0,
     sink: Sink | None = None,
@@ -82,6 +80,7 @@ def score(
         explanations,
         judge=judge,
         text=text,
+        preset=preset,
         scorers=scorers,
         hookpoint=hookpoint,
         plan=plan,

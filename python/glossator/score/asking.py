@@ -32,9 +32,12 @@ from glossator.judges.base import (
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, Verdict
 from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
+from glossator.score.generation import GenerationScorer
 from glossator.score.handing import Handing, Sink
 from glossator.score.material import Drawing
-from glossator.score.protocol import SCORING_PLAN, ScoringOptions, scorer_of, scoring_protocol
+from glossator.score.options import ScoringOptions, scorer_of
+from glossator.score.presets import Preset, settle
+from glossator.score.protocol import scoring_protocol
 from glossator.score.scored import Asked, Scored, scored_of, settled
 from glossator.score.scorers import Request, Scorer
 from glossator.text import TokenText
@@ -55,10 +58,11 @@ async def ascore(
     *,
     judge: Judge | None,
     text: TokenText,
-    scorers: Sequence[str | Scorer] = ("detection", "fuzzing"),
+    preset: str | Preset = "glossator",
+    scorers: Sequence[str | Scorer] | None = None,
     hookpoint: str | None = None,
-    plan: SamplingPlan = SCORING_PLAN,
-    options: ScoringOptions = ScoringOptions(),  # noqa: B008 - frozen
+    plan: SamplingPlan | None = None,
+    options: ScoringOptions | None = None,
     needs: Mapping[str, Any] | None = None,
     seed: int = 0,
     sink: Sink | None = None,
@@ -80,10 +84,11 @@ async def ascore(
             of an explanation by `none`, without words (`Scored.explanations`).
         judge: who judges; None where no scorer asks a judge.
         text: the tokenizer's texts.
-        scorers: names of `SCORERS`, or scorers.
+        preset: one of `PRESETS`, or another: every parameter.
+        scorers: names of `SCORERS`, or scorers; the preset's by default.
         hookpoint: the latents' module path; the index's own by default.
-        plan: what is drawn.
-        options: what of it is shown, and how.
+        plan: what is drawn, in place of the preset's.
+        options: what of it is shown, and how, in place of the preset's.
         needs: what some scorers need beside their options, by name: see `scorer_of`.
         seed: of the draw, the order and the wrong marks.
         sink: called with the verdicts of one or more requests soon after they are answered, so that
@@ -103,6 +108,7 @@ async def ascore(
         JudgeError: the judge cannot be used any more; what `sink` was given is done.
     """
     hookpoint = index.attributes.get("hookpoint", "") if hookpoint is None else hookpoint
+    _, plan, options, scorers = settle(preset, plan, options, scorers)
     asking = [
         scorer_of(one, options, **(needs or {})) if isinstance(one, str) else one for one in scorers
     ]
@@ -119,6 +125,7 @@ async def ascore(
     protocol = scoring_protocol(
         index,
         "" if judge is None else judge.name,
+        preset=preset,
         plan=plan,
         options=options,
         scorers=scorers,
@@ -136,7 +143,9 @@ async def ascore(
     queue = _Queue(asking, said, drawing, frozenset(skip), asked, Handing(sink))
     await queue.run(judge, progress)
     asked.seconds = time.perf_counter() - begun
-    return scored_of(asked, index, stored, drawing.examples, drawing.shortfalls)
+    # Texts that were written for a latent are examples, too.
+    written = [scorer.made for scorer in asking if isinstance(scorer, GenerationScorer)]
+    return scored_of(asked, index, stored, [*drawing.examples, *written], drawing.shortfalls)
 
 
 _ANY = Capabilities(choices=True, schemas=True, logprobs=True, readings=True, cached_tokens=True)

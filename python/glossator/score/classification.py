@@ -23,6 +23,7 @@ from functools import partial
 import numpy as np
 
 from glossator.records import Score
+from glossator.score.intervals import wilson
 from glossator.score.judged import Judged
 from glossator.score.natural import Wild, natural, natural_auprc
 from glossator.score.permutation import classification_p_value, ranking_p_value
@@ -123,7 +124,6 @@ def scores_of(
         figure: Figure,
         part: Judged,
         *,
-        decile: int = 0,
         kind: str = "all",
         p_value: float | None = None,
     ) -> Score:
@@ -133,7 +133,6 @@ def scores_of(
             scorer=scorer,
             metric=metric,
             kind=kind,
-            decile=decile,
             value=figure.value,
             low=figure.low,
             high=figure.high,
@@ -174,17 +173,44 @@ def scores_of(
                 figure = Figure(reason=reason) if reason else _METRICS[metric](part)
                 p_value = None if reason else _p_value(metric, part, seed)
                 rows.append(row(metric, figure, part, kind=kind, p_value=p_value))
-    for decile in range(1, 11):
-        part = judged.where(judged.strata == decile)
-        if len(part.truth):
-            # A few verdicts of as many prompts: their design effect cannot be estimated.
-            figure = figure_of(partial(share_figure, part.correct))
-            rows.append(row("accuracy", figure, part, decile=decile))
-            right = part.where(part.truth)
-            if len(right.truth):
-                figure = figure_of(partial(share_figure, right.answer))
-                rows.append(row("recall", figure, right, decile=decile))
+    for metric, decile, figure, n, n_positive in _by_decile(judged):
+        rows.append(
+            Score(
+                explanation_id=explanation_id,
+                protocol_id=protocol_id,
+                scorer=scorer,
+                metric=metric,
+                decile=decile,
+                value=None if refusal else figure.value,
+                low=None if refusal else figure.low,
+                high=None if refusal else figure.high,
+                n=n,
+                n_positive=n_positive,
+                n_negative=n - n_positive,
+                reason=refusal,
+            )
+        )
     return rows
+
+
+def _by_decile(judged: Judged) -> list[tuple[str, int, Figure, int, int]]:
+    """Accuracy and recall of each decile with verdicts, and how many they stand on.
+
+    A few verdicts of as many prompts: their design effect cannot be estimated.
+    """
+    found = []
+    positive = np.bincount(judged.strata[judged.truth], minlength=11)
+    for metric, chosen, right in (
+        ("accuracy", judged.strata > 0, judged.correct),
+        ("recall", judged.truth, judged.answer),
+    ):
+        n = np.bincount(judged.strata[chosen], minlength=11)
+        k = np.bincount(judged.strata[chosen & right], minlength=11)
+        low, high = wilson(k, n)
+        for decile in np.flatnonzero(n).tolist():
+            figure = Figure(float(k[decile] / n[decile]), float(low[decile]), float(high[decile]))
+            found.append((metric, decile, figure, int(n[decile]), int(positive[decile])))
+    return sorted(found, key=lambda row: (row[1], row[0]))
 
 
 def _p_value(metric: str, judged: Judged, seed: int) -> float | None:

@@ -1,6 +1,6 @@
 """Detection: is the latent active anywhere in this passage, by its explanation alone?
 
-    scorer = DetectionScorer(DetectionOptions(per_decile=5, per_prompt=5))
+    scorer = DetectionScorer(DetectionOptions(per_stratum=5, per_prompt=5))
     scorer.requests(material, explanation, protocol_id)      # 50 activating and all silent ones
 
 The method is that of "Open Source Automated Interpretability for Sparse Autoencoder Features"
@@ -10,20 +10,21 @@ The method is that of "Open Source Automated Interpretability for Sparse Autoenc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from glossator.judges.base import Answer, Capabilities, Reading
 from glossator.records import Explanation, Record, Verdict
 from glossator.sampling import SamplingPlan
-from glossator.score.parts import first_windows, need_judge, need_windows
-from glossator.score.questions import Item, Template
+from glossator.score.parts import Strata, need_judge, need_strata, of_strata
+from glossator.score.questions import Item, Template, Window, keyed_generator
 from glossator.score.scorers import Material, Request
 from glossator.score.yes_or_no import requests_of, verdicts_of
 from glossator.shown import SIGNS
 
-__all__ = ["TEMPLATE", "DetectionOptions", "DetectionScorer"]
+__all__ = ["TEMPLATE", "DetectionOptions", "DetectionScorer", "activating"]
 
 TEMPLATE = Template(
     task=f"""\
@@ -69,8 +70,14 @@ Answer with one word, yes or no.""",
 class DetectionOptions(Record):
     """What detection shows."""
 
-    per_decile: int = Field(default=5, ge=1)
-    """Activating examples of each decile: the first ones."""
+    strata: Strata = "decile"
+    """By what the activating examples are counted."""
+    per_stratum: int = Field(default=5, ge=1)
+    """Activating examples of each stratum: the first ones."""
+    top: int = Field(default=0, ge=0)
+    """With `weighted`, in place of those: so many of the strongest that are drawn."""
+    weighted: int = Field(default=0, ge=0)
+    """And so many of the others, each as likely as its maximum is large."""
     per_prompt: int = Field(default=5, ge=1)
     """Examples in one prompt; with 1 the answer is one word, and its probability is known."""
 
@@ -82,6 +89,8 @@ class DetectionScorer:
     needs_explanation = True
     slow = False
     template_hash = TEMPLATE.hash
+    kinds: ClassVar[frozenset[str | None]] = frozenset({None, "random", "peak_token"})
+    """Kinds of the silent windows that are shown: those whose share of the corpus is known."""
 
     def __init__(self, options: DetectionOptions = DetectionOptions()) -> None:  # noqa: B008
         self._options = options
@@ -93,7 +102,7 @@ class DetectionScorer:
     def refuse(self, plan: SamplingPlan, capabilities: Capabilities | None) -> None:
         """Refuse a plan that draws too little, or the lack of a judge."""
         need_judge(self.name, capabilities)
-        need_windows(self.name, plan, per_decile=self._options.per_decile, silent=0)
+        need_strata(self.name, plan, self._options.strata, self._options.per_stratum)
 
     def prepare(self, materials: Sequence[Material]) -> None:
         """Nothing is cheaper for many latents."""
@@ -102,9 +111,11 @@ class DetectionScorer:
         self, material: Material, explanation: Explanation, protocol_id: str
     ) -> Iterator[Request]:
         """The activating examples and the silent ones, unmarked."""
-        per_decile = self._options.per_decile
-        windows = first_windows(material.windows, per_decile=per_decile, silent=None)
-        items = [Item(one.example_id, one.shown.render(), one.decile > 0) for one in windows]
+        silent = [one for one in material.windows if not one.decile and one.kind in self.kinds]
+        items = [
+            Item(one.example_id, one.shown.render(), one.decile > 0)
+            for one in (*activating(material, self._options), *silent)
+        ]
         per_prompt = self._options.per_prompt
         return requests_of(
             self.name, TEMPLATE, items, material, explanation, protocol_id, per_prompt
@@ -115,3 +126,22 @@ class DetectionScorer:
     ) -> list[Verdict]:
         """Whether each passage was said to activate."""
         return verdicts_of(request, protocol_id, answers)
+
+
+def activating(material: Material, options: DetectionOptions) -> list[Window]:
+    """The activating windows of a latent that are shown."""
+    strata = of_strata(material, options.strata)
+    if not options.top + options.weighted:
+        return [window for those in strata.values() for window in those[: options.per_stratum]]
+    windows = [window for those in strata.values() for window in those]
+    windows.sort(key=lambda window: (-float(window.activations.max()), window.example_id))
+    chosen, rest = windows[: options.top], windows[options.top :]
+    n = min(options.weighted, len(rest))
+    if n:
+        weights = np.array([float(window.activations.max()) for window in rest])
+        key = ("weighted", material.seed, material.hookpoint, material.latent)
+        drawn = keyed_generator(*key).choice(
+            len(rest), size=n, replace=False, p=weights / weights.sum()
+        )
+        chosen += [rest[at] for at in sorted(drawn.tolist())]
+    return chosen

@@ -4,15 +4,18 @@
     scorer.requests(material, explanation, protocol_id)      # 50 rightly and 20 wrongly marked
 
 The method is that of "Open Source Automated Interpretability for Sparse Autoencoder Features"
-(Juang et al., 2024): of seven activating examples per decile five are marked rightly and two at
-random places where the latent is silent, as many tokens as are marked rightly on average.
+(Juang et al., 2024): of seven activating examples per decile five are marked rightly and two
+wrongly, at places where the latent is silent. There the wrong marks are as many as the right ones
+on average, at random places, so that they are told without reading: a right marking has two tokens
+or five in a row, a wrong one always three that are scattered. Here each wrong one has the pattern
+of a right one (`glossator.score.marks`), unless `marks` says otherwise.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from math import ceil
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +23,8 @@ from pydantic import Field
 from glossator.judges.base import Answer, Capabilities, Reading
 from glossator.records import Explanation, Record, Verdict
 from glossator.sampling import SamplingPlan
-from glossator.score.parts import need_judge, need_windows
+from glossator.score.marks import moved, right_marks, scattered
+from glossator.score.parts import Strata, need_judge, need_strata, of_strata
 from glossator.score.questions import Item, Template, Window, keyed_generator
 from glossator.score.scorers import Material, Request, Shortfall
 from glossator.score.yes_or_no import requests_of, verdicts_of
@@ -31,8 +35,6 @@ __all__ = [
     "FuzzingOptions",
     "FuzzingScorer",
     "fuzzing_items",
-    "right_marks",
-    "silent_signs",
 ]
 
 TEMPLATE = Template(
@@ -80,10 +82,18 @@ Answer with one word, yes or no.""",
 class FuzzingOptions(Record):
     """What fuzzing shows."""
 
+    strata: Strata = "decile"
+    """By what the examples are counted."""
     right: int = Field(default=5, ge=1)
-    """Examples of each decile that are marked rightly: the first ones."""
+    """Examples of each stratum that are marked rightly: the first ones, as in detection."""
     wrong: int = Field(default=2, ge=1)
-    """Examples of each decile that are marked wrongly: the next ones."""
+    """Examples of each stratum that are marked wrongly: the next ones."""
+    wrong_on: Literal["activating", "silent"] = "activating"
+    """`silent`: so many silent windows are marked wrongly in their place."""
+    marks: Literal["pattern", "average", "active"] = "pattern"
+    """How wrong marks are made. `pattern`: each in the pattern of a right marking. At random
+    places, `average`: as many as the right ones on average; `active`: as many as there are active
+    tokens on average, rounded up."""
     threshold: float = Field(default=0.3, ge=0.0, lt=1.0)
     """Tokens above this share of the example's maximum are marked rightly."""
     per_prompt: int = Field(default=5, ge=1)
@@ -109,19 +119,20 @@ class FuzzingScorer:
     def refuse(self, plan: SamplingPlan, capabilities: Capabilities | None) -> None:
         """Refuse a plan that draws too little, or the lack of a judge."""
         need_judge(self.name, capabilities)
-        shown = self._options.right + self._options.wrong
-        need_windows(self.name, plan, per_decile=shown, silent=0)
+        options = self._options
+        wrong = options.wrong if options.wrong_on == "activating" else 0
+        need_strata(self.name, plan, options.strata, options.right + wrong)
 
     def prepare(self, materials: Sequence[Material]) -> list[Shortfall]:
         """Mark the examples of some latents; those of the latents before are forgotten."""
         self._items, shortfalls = {}, []
         for material in materials:
-            items, left_out = self._marked(material)
+            items, left_out = fuzzing_items(material, self._options)
             self._items[material.hookpoint, material.latent] = items
             if left_out:
-                wanted = left_out + sum(not item.truth for item in items)
+                found = sum(not item.truth for item in items)
                 shortfalls.append(
-                    Shortfall(material.latent, "wrong marks", wanted, wanted - left_out)
+                    Shortfall(material.latent, "wrong marks", found + left_out, found)
                 )
         return shortfalls
 
@@ -131,7 +142,7 @@ class FuzzingScorer:
         """Activating examples, marked rightly and wrongly."""
         items = self._items.get((material.hookpoint, material.latent))
         if items is None:
-            items, _ = self._marked(material)
+            items, _ = fuzzing_items(material, self._options)
         per_prompt = self._options.per_prompt
         return requests_of(
             self.name, TEMPLATE, items, material, explanation, protocol_id, per_prompt
@@ -143,79 +154,50 @@ class FuzzingScorer:
         """Whether each passage was said to be marked rightly."""
         return verdicts_of(request, protocol_id, answers)
 
-    def _marked(self, material: Material) -> tuple[list[Item], int]:
-        return fuzzing_items(
-            material.windows,
-            right=self._options.right,
-            wrong=self._options.wrong,
-            threshold=self._options.threshold,
-            key=(material.seed, material.hookpoint, material.latent),
-        )
 
-
-def right_marks(window: Window, threshold: float) -> tuple[int, ...]:
-    """Offsets whose activation is above a share of the window's maximum; whole characters."""
-    peak = window.activations.max(initial=np.float32(0.0))
-    if peak <= 0:
-        return ()
-    return window.shown.whole(np.flatnonzero(window.activations > threshold * peak).tolist())
-
-
-def silent_signs(window: Window) -> list[int]:
-    """First tokens of the characters on which the latent is silent and which may be marked.
-
-    Silent is an activation of exactly 0 on every token of the character, none of them masked.
-    """
-    shown = window.shown
-    barred = {
-        shown.heads[at]
-        for at, (value, live) in enumerate(zip(window.activations, shown.live, strict=True))
-        if value != 0 or not live
-    }
-    return [
-        at
-        for at, head in enumerate(shown.heads)
-        if at == head and head not in barred and shown.pieces[at]
-    ]
-
-
-def fuzzing_items(
-    windows: Sequence[Window], *, right: int, wrong: int, threshold: float, key: tuple[object, ...]
-) -> tuple[list[Item], int]:
-    """Activating windows, marked rightly and wrongly.
-
-    Args:
-        windows: one latent's examples of the score side, in the order of drawing.
-        right: how many of each decile are marked rightly: the first ones.
-        wrong: how many after those are marked wrongly.
-        threshold: tokens above this share of the window's maximum are marked rightly.
-        key: what the places of wrong marks depend on beside the example.
+def fuzzing_items(material: Material, options: FuzzingOptions) -> tuple[list[Item], int]:
+    """A latent's windows, marked rightly and wrongly.
 
     Returns:
         The items, and how many windows were left out because they have too few silent tokens.
     """
-    activating = [window for window in windows if window.decile > 0]
-    marks = [right_marks(window, threshold) for window in activating]
-    sizes = [
-        len({window.shown.heads[at] for at in marked})
-        for window, marked in zip(activating, marks, strict=True)
+    strata = of_strata(material, options.strata)
+    right = [window for those in strata.values() for window in those[: options.right]]
+    if options.wrong_on == "activating":
+        last = options.right + options.wrong
+        wrong = [window for those in strata.values() for window in those[options.right : last]]
+    else:
+        silent = [window for window in material.windows if not window.decile]
+        wrong = silent[: options.wrong * len(strata)]
+    marked = [right_marks(window, options.threshold) for window in right]
+    items = [_item(window, marks, True) for window, marks in zip(right, marked, strict=True)]
+    generator = keyed_generator("marks", material.seed, material.hookpoint, material.latent)
+    if options.marks == "pattern":
+        found = moved(marked, wrong, generator)
+    else:
+        n = _average([*right, *wrong], options)
+        found = [scattered(window, n, generator) if n else None for window in wrong]
+    items += [
+        _item(window, marks, False)
+        for window, marks in zip(wrong, found, strict=True)
+        if marks is not None
     ]
-    n = max(1, round(float(np.mean(sizes)))) if sizes else 0
-    taken: Counter[int] = Counter()
-    items, left_out = [], 0
-    for window, marked in zip(activating, marks, strict=True):
-        taken[window.decile] += 1
-        place = taken[window.decile]
-        if place <= right:
-            line = window.shown.render(marked)
-            items.append(Item(window.example_id, line, True, marked))
-        elif place <= right + wrong:
-            silent = silent_signs(window)
-            if len(silent) < n:
-                left_out += 1
-                continue
-            generator = keyed_generator("marks", *key, window.example_id)
-            chosen = generator.choice(len(silent), size=n, replace=False).tolist()
-            marked = window.shown.whole(silent[at] for at in chosen)
-            items.append(Item(window.example_id, window.shown.render(marked), False, marked))
-    return items, left_out
+    return items, found.count(None)
+
+
+def _item(window: Window, marks: tuple[int, ...], truth: bool) -> Item:
+    return Item(window.example_id, window.shown.render(marks), truth, marks)
+
+
+def _average(windows: Sequence[Window], options: FuzzingOptions) -> int:
+    """How many characters are marked wrongly; 0 where there is nothing to go by."""
+    active = [window for window in windows if window.decile]
+    if not active:
+        return 0
+    if options.marks == "active":
+        return ceil(np.mean([np.count_nonzero(window.activations) for window in active]))
+    sizes = [
+        len({window.shown.heads[at] for at in right_marks(window, options.threshold)})
+        for window in active
+    ]
+    return max(1, round(float(np.mean(sizes))))

@@ -20,8 +20,8 @@ from pydantic import Field
 from glossator.judges.base import Answer, Capabilities, Failure, Prompt, Reading
 from glossator.records import Explanation, Record, Verdict, content_id
 from glossator.sampling import SamplingPlan
-from glossator.score.fuzzing import right_marks, silent_signs
 from glossator.score.lettered import LETTERS, letter_job, place_of, share_of
+from glossator.score.marks import right_marks, silent_signs
 from glossator.score.parts import failure_of, missing, need_windows, prompt_id_of, verdict_of
 from glossator.score.questions import Item, Window, keyed_generator
 from glossator.score.scorers import Material, Request

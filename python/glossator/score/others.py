@@ -144,7 +144,7 @@ def _generation(group: Group) -> list[Score]:
     refusal = group.refusal("texts", len(active), len(group.verdicts))
     figure = Figure(reason=refusal) if refusal else share_figure(active)
     lost = len(group.verdicts) - len(active)
-    return [group.row("activating", figure, n=len(active), n_missing=lost)]
+    return [group.row("accuracy", figure, n=len(active), n_missing=lost)]
 
 
 def _output(group: Group) -> list[Score]:
@@ -274,9 +274,8 @@ def scores_of_others(verdicts: pa.Table, examples: pa.Table) -> list[Score]:
 
     Args:
         verdicts: the run's table; those of other scorers are passed over.
-        examples: columns `example_id` and `decile`, and `document`, `kind` and `activations` where
-            they are known: without documents a window counts as one, and simulation has no scores
-            without activations.
+        examples: columns `example_id` and `decile`; for simulation `activations`; and `document`
+            and `kind` where they are known: a window of no document counts as one.
 
     Raises:
         InputError: a column is missing, or a verdict is on an example that is not there.
@@ -297,6 +296,8 @@ def scores_of_others(verdicts: pa.Table, examples: pa.Table) -> list[Score]:
     scores = []
     for key, rows in sorted(groups.items()):
         explanation_id, protocol_id, scorer = key
+        if scorer == "simulation" and "activations" not in examples.column_names:
+            raise InputError("table `examples`: column `activations` is missing")
         for row in rows:
             # Output asks about no window, and generation's texts need not be there.
             if scorer not in _OF_NO_WINDOW and row["example_id"] not in held:
@@ -308,7 +309,5 @@ def scores_of_others(verdicts: pa.Table, examples: pa.Table) -> list[Score]:
 def _held(examples: pa.Table, wanted: set[str]) -> dict[str, Mapping[str, Any]]:
     names = ("example_id", "decile", "kind", "document", "activations")
     there = [name for name in names if name in examples.column_names]
-    chosen = examples.filter(
-        pc.is_in(examples["example_id"], pa.array(sorted(wanted), pa.string()))
-    )
-    return {row["example_id"]: row for row in chosen.select(there).to_pylist()}
+    rows = pc.is_in(examples["example_id"], pa.array(sorted(wanted), pa.string()))
+    return {row["example_id"]: row for row in examples.filter(rows).select(there).to_pylist()}

@@ -1,6 +1,6 @@
 """Output: which of five lists of tokens does the explanation's latent promote?
 
-    scorer = OutputScorer(OutputOptions(), promoted, name=text.name, saw_logits=saw_logits)
+    scorer = OutputScorer(OutputOptions(), promoted, token_name=text.name, saw_logits=saw_logits)
     output_p_value(right=4, asked=5)          # 0.10
 
 The right list is the latent's ten largest entries of W_U W_D[f]; the other four are those of other
@@ -93,7 +93,7 @@ class OutputScorer:
         options: how often is asked, and of whom.
         promoted: for each latent of the layer the tokens that it promotes most, strongest first;
             dead latents left out.
-        name: prints one token.
+        token_name: prints one token.
         saw_logits: whether an explainer, by its name, was shown them.
     """
 
@@ -107,10 +107,10 @@ class OutputScorer:
         options: OutputOptions,
         promoted: Mapping[int, Sequence[int]],
         *,
-        name: Callable[[int], str],
+        token_name: Callable[[int], str],
         saw_logits: Callable[[str], bool],
     ) -> None:
-        self._options, self._name, self._saw_logits = options, name, saw_logits
+        self._options, self._token_name, self._saw_logits = options, token_name, saw_logits
         self._lists = {
             latent: tuple(tokens[: options.tokens]) for latent, tokens in promoted.items()
         }
@@ -148,7 +148,9 @@ class OutputScorer:
             items = (Item("", " ".join(map(str, lists)), True),)
             key = prompt_id_of(self.name, explanation, protocol_id, items, number, lists)
             prompt = Prompt(
-                _question(explanation.text, [[self._name(t) for t in some] for some in lists]),
+                _question(
+                    explanation.text, [[self._token_name(t) for t in some] for some in lists]
+                ),
                 system=_SYSTEM,
                 shots=tuple(
                     (_question(text, shown), LETTERS[place]) for text, shown, place in _SHOTS

@@ -11,25 +11,58 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Literal, TypeAlias
 
 from glossator.errors import InputError
 from glossator.judges.base import Answer, Capabilities, Failure, Reading
 from glossator.records import Explanation, Verdict, content_id
 from glossator.sampling import SamplingPlan
-from glossator.score.questions import Item, Window
-from glossator.score.scorers import Request
+from glossator.score.questions import Item, Window, keyed_generator
+from glossator.score.scorers import Material, Request
 
 __all__ = [
+    "WIDTHS",
+    "Strata",
     "failure_of",
     "first_windows",
     "missing",
     "need_judge",
     "need_readings",
+    "need_strata",
     "need_windows",
+    "of_strata",
     "prompt_id_of",
     "verdict_of",
 ]
+
+
+Strata: TypeAlias = Literal["decile", "quintile"]
+"""By what activating examples are counted: ten strata or five."""
+
+WIDTHS: dict[str, int] = {"decile": 1, "quintile": 2}
+"""Deciles in a stratum."""
+
+
+def of_strata(material: Material, strata: Strata) -> dict[int, list[Window]]:
+    """A latent's activating windows by stratum, from 1 on.
+
+    The deciles of a quintile take turns, which of them begins being drawn by seed: the first five
+    are three of one and two of the other, and the next five the reverse.
+    """
+    deciles: dict[int, list[Window]] = {decile: [] for decile in range(1, 11)}
+    for window in material.windows:
+        if window.decile:
+            deciles[window.decile].append(window)
+    if strata == "decile":
+        return deciles
+    generator = keyed_generator("strata", material.seed, material.hookpoint, material.latent)
+    found = {}
+    for stratum, swapped in enumerate(generator.integers(2, size=5).tolist(), start=1):
+        pair = [deciles[2 * stratum - 1 + swapped], deciles[2 * stratum - swapped]]
+        turns = zip_longest(*pair)
+        found[stratum] = [window for turn in turns for window in turn if window is not None]
+    return found
 
 
 def first_windows(
@@ -71,6 +104,19 @@ def need_windows(
     drawn = sum(negative.n for negative in plan.negatives)
     if drawn < wanted:
         raise InputError(f"plan: `negatives` are {drawn}; {scorer} shows {wanted}")
+
+
+def need_strata(scorer: str, plan: SamplingPlan, strata: Strata, wanted: int) -> None:
+    """Refuse a plan that draws fewer activating windows of each stratum than a scorer shows.
+
+    Raises:
+        InputError: names the field of the plan.
+    """
+    if plan.per_decile * WIDTHS[strata] < wanted:
+        raise InputError(
+            f"plan: `per_decile` is {plan.per_decile}; {scorer} shows {wanted} examples of each "
+            f"{strata}"
+        )
 
 
 def need_judge(scorer: str, capabilities: Capabilities | None) -> None:

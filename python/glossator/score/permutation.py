@@ -30,10 +30,11 @@ def classification_p_value(
 ) -> float | None:
     """Probability of so good a balanced accuracy if the answers knew nothing of the truth.
 
-    One-sided. Of the labels, those of the examples answered yes are a random set. With `exact` the
-    number of activating ones among them is hypergeometric. Otherwise the balanced accuracy itself,
-    the mean of the strata's recalls and specificity, is drawn 9,999 times, and the p-value is (1 +
-    draws as good) / (1 + draws).
+    One-sided. Of the labels, those of the examples answered yes are a random set, so the number of
+    activating ones among them is hypergeometric. That is the p-value with `exact`, and where the
+    strata are of one size, for the balanced accuracy then depends on that number alone. Otherwise
+    the balanced accuracy is drawn 9,999 times, and the p-value is (1 + draws as good) / (1 +
+    draws).
 
     Args:
         truth: [n] the right answers.
@@ -51,12 +52,12 @@ def classification_p_value(
     positive, n, yes = int(truth.sum()), len(truth), int(answer.sum())
     if positive in (0, n):
         return None
-    if exact:
+    labels = np.unique(np.where(truth, strata, -1), return_inverse=True)[1]
+    sizes = np.bincount(labels)
+    if exact or len(np.unique(sizes[1:])) == 1:
         from scipy.stats import hypergeom
 
         return float(min(hypergeom.sf(int((truth & answer).sum()) - 1, n, positive, yes), 1.0))
-    labels = np.unique(np.where(truth, strata, strata.min() - 1), return_inverse=True)[1]
-    sizes = np.bincount(labels)
     weights = 1.0 / (sizes * (len(sizes) - 1))
     weights[0] = -1.0 / sizes[0]
     found = float(np.bincount(labels[answer], minlength=len(sizes)) @ weights)

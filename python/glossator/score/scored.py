@@ -1,9 +1,11 @@
 """What a scoring gives, and what of an earlier one still holds.
 
-skip = settled(stored_verdicts)       # prompts that need not be asked again
-rates = firing_rates(index, explanations)
-asked.add(verdicts)                   # while it is being asked
-scored_of(asked, index, stored, examples, shortfalls)
+    skip = settled(stored_verdicts)       # prompts that need not be asked again
+    rates = firing_rates(index, explanations)
+    asked.add(17, verdicts)               # while it is being asked
+    scored_of(asked, index, stored, examples, shortfalls)
+
+Verdicts are kept as columns as they come: there may be a hundred million of them.
 """
 
 from __future__ import annotations
