@@ -21,7 +21,9 @@ import pyarrow.compute as pc
 from glossator.index import Index
 from glossator.judges.base import TRANSIENT, Answer, Reading
 from glossator.records import TABLES, Explanation, LedgerEntry, Protocol, Score, Verdict
-from glossator.score.classification import score_table, scores_from
+from glossator.score.columns import score_table
+from glossator.score.figures import scores_from
+from glossator.score.natural import strata_of
 from glossator.score.scorers import Shortfall
 
 __all__ = ["Asked", "Scored", "firing_rates", "scored_of", "settled"]
@@ -191,9 +193,16 @@ def scored_of(
     """
     verdicts, complete = _with_stored(asked, stored)
     table = pa.concat_tables([TABLES["examples"].empty_table(), *examples])
-    rates = firing_rates(index, list({one.explanation_id: one for one, _ in asked.pairs}.values()))
+    judged = list({one.explanation_id: one for one, _ in asked.pairs}.values())
+    protocol = asked.protocol
     chosen = pc.is_in(verdicts["explanation_id"], value_set=pa.array(complete, pa.string()))
-    scores = scores_from(verdicts.filter(chosen), table, firing_rates=rates)
+    scores = scores_from(
+        verdicts.filter(chosen),
+        table,
+        firing_rates=firing_rates(index, judged),
+        strata=strata_of(index, judged, table, protocol.parameters, seed=protocol.seed),
+        protocols={protocol.protocol_id: protocol.parameters},
+    )
     rows = [row._asdict() for row in shortfalls]
     return Scored(
         verdicts=verdicts,
