@@ -78,9 +78,8 @@ def rounds(run: Run, stage: str) -> int:
     return before + (missing(run, stage) > run.config.max_failed)
 
 
-def book(run: Run, entries: Iterable[LedgerEntry] | LedgerEntry) -> None:
+def book(run: Run, entries: Iterable[LedgerEntry]) -> None:
     """Add what was used to what earlier attempts used."""
-    entries = [entries] if isinstance(entries, LedgerEntry) else list(entries)
     kept = {
         (row["stage"], row["scorer"], row["latent"]): row for row in run.table("ledger").to_pylist()
     }
