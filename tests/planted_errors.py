@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Design:
-    """What a preset draws: activating examples of each decile or pair, silent ones, a prompt's."""
+    """What a preset draws: activating examples of each stratum, silent ones, those of a prompt."""
 
     per_stratum: int
     quintiles: bool

@@ -25,6 +25,7 @@ from glossator.score.columns import score_table
 from glossator.score.figures import scores_from
 from glossator.score.natural import strata_of
 from glossator.score.scorers import Shortfall
+from glossator.score.summary import main_metric
 
 __all__ = ["Asked", "Scored", "firing_rates", "scored_of", "settled"]
 
@@ -249,7 +250,7 @@ def _without_examples(asked: Asked, scores: pa.Table, complete: set[str]) -> pa.
                 explanation_id=explanation.explanation_id,
                 protocol_id=asked.protocol.protocol_id,
                 scorer=scorer,
-                metric=_MAIN.get(scorer, "balanced_accuracy"),
+                metric=main_metric(scorer),
                 reason="no examples on the score side",
             )
             for explanation, scorer in asked.pairs
@@ -257,14 +258,3 @@ def _without_examples(asked: Asked, scores: pa.Table, complete: set[str]) -> pa.
             and (explanation.explanation_id, scorer) not in there
         ]
     )
-
-
-_MAIN = {
-    "simulation": "correlation",
-    "generation": "accuracy",
-    "output": "accuracy",
-    "intruder": "accuracy",
-    "embedding": "auroc",
-    "surprisal": "auroc",
-}
-"""What is reported of a scorer first, where it is not the balanced accuracy."""
