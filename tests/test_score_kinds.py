@@ -14,7 +14,7 @@ from glossator.judges.openai_server import OpenAIJudge
 from glossator.records import TABLES, table_of
 from glossator.sampling import KINDS, ExplainPlan, NegativePlan, SamplingPlan
 from glossator.score import score, scores_from, specificity_by_rank, summary
-from glossator.score.classification import MIN_NEGATIVE
+from glossator.score.judged import MIN_NEGATIVE
 from glossator.score.shares import share_figure
 from judge_servers import ChatServer
 from planted import answering, planted_explanations, planted_index, truth_of
@@ -109,7 +109,7 @@ def test_precision_at_the_firing_rate_stands_on_random_negatives_alone():
     verdicts, examples = judged(1, ["decoder", "peak_token"], negatives=60)
     none = rows_of(scores_from(verdicts, examples, firing_rates=rates))
     assert none["precision", 0]["value"] is None
-    assert "random negatives are needed" in none["precision", 0]["reason"]
+    assert "negatives are needed" in none["precision", 0]["reason"]
 
 
 @FEW

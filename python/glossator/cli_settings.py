@@ -172,7 +172,7 @@ SCORE: Mapping[str, Any] = {
         typer.Option(
             "--scorer",
             metavar="NAME",
-            help="Repeatable (detection and fuzzing, as most presets say).",
+            help="Repeatable (those of the preset).",
         ),
     ],
     "score__null": Annotated[

@@ -138,7 +138,7 @@ class EngineJudge:
         host, chat = await self._started()
         if self._checked:
             return
-        work = self._answer_one(host, chat, _PROBE, _PROBE_CHOICES, None, 8, False)
+        work = self._answer_one(host, chat, _PROBE, _PROBE_CHOICES, None, 8, True)
         answer = await host.run(work)
         if answer.text is None:
             raise JudgeError(

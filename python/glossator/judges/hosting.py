@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import difflib
 import importlib.util
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -30,10 +31,10 @@ from glossator.errors import GlossatorError, InputError, JudgeError
 __all__ = ["Host"]
 
 _TETHER = Path(__file__).with_name("tether.py")
-# Its processes take six seconds to end by themselves. What they hold on devices and in shared
-# memory is worth that time; on a CPU there is nothing to give back.
-_STOP_SECONDS, _STOP_SECONDS_ON_CPU = 15.0, 0.5
-_JOIN_SECONDS = 30.0
+# Its processes take six seconds to end by themselves, and give back what they hold on devices and
+# in shared memory.
+_STOP_SECONDS = 20.0
+_JOIN_SECONDS = 60.0
 
 _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -41,6 +42,8 @@ _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     # What a command prints stays its own.
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    # Of its libraries, to those who write it.
+    "PYTHONWARNINGS": "ignore",
     # This process has threads, which a fork would not survive.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
@@ -159,17 +162,25 @@ class Host:
         await self._leave.wait()
         # Requests first, which tell the engine that they are given up.
         await self._end_tasks()
-        on_cpu = self._engine.vllm_config.device_config.device_type == "cpu"
-        self._engine.shutdown(timeout=_STOP_SECONDS_ON_CPU if on_cpu else _STOP_SECONDS)
+        self._engine.shutdown(timeout=_STOP_SECONDS)
+        await self._end_tasks()
+        _end_context(self._engine)
         # While the interpreter still has all that its `__del__` calls.
         self._engine = None
-        await self._end_tasks()
+        multiprocessing.active_children()  # what has ended is no zombie any more
 
     async def _end_tasks(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _end_context(engine: Any) -> None:  # noqa: ANN401 - vLLM's AsyncLLM
+    """End the context of its sockets, which vLLM leaves to a `__del__` that warns of it."""
+    context = getattr(getattr(engine.engine_core, "resources", None), "ctx", None)
+    if context is not None:
+        context.destroy(linger=0)
 
 
 def _started(model: str, given: Mapping[str, Any], replicas: int) -> Any:  # noqa: ANN401 - vLLM's AsyncLLM

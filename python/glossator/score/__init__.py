@@ -23,7 +23,8 @@ from glossator.progress import SILENT, Progress
 from glossator.records import Explanation
 from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
 from glossator.score.asking import Sink, ascore
-from glossator.score.classification import scores_from, specificity_by_rank
+from glossator.score.by_rank import specificity_by_rank
+from glossator.score.figures import scores_from
 from glossator.score.options import SCORERS, ScoringOptions, scorer_of
 from glossator.score.presets import PRESETS, Preset
 from glossator.score.protocol import scoring_protocol

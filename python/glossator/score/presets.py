@@ -166,7 +166,10 @@ _GLOSSATOR = Preset(
     plan=SamplingPlan(
         explain=ExplainPlan(kind="uniform", n=40),
         per_decile=5,
-        negatives=(NegativePlan(kind="random", n=13), NegativePlan(kind="peak_token", n=12)),
+        negatives=(
+            NegativePlan(kind="random", n=13),
+            NegativePlan(kind="peak_token", n=12, even=True),
+        ),
     ),
     ladder=(
         NegativePlan(kind="near_token", n=15),
