@@ -193,6 +193,8 @@ class NegativeConfig(Record):
     """First and last rank of the neighbours, for the kinds `decoder` and `decoder_unfiltered`."""
     pool: int | None = Field(default=None, ge=1, lt=2**32)
     """Only among so many of a neighbour's strongest windows, for the same kinds."""
+    even: bool = False
+    """Each window of the kind `peak_token` equally likely, so that it can be weighed."""
 
     @model_validator(mode="after")
     def _ranks_ascend(self) -> NegativeConfig:

@@ -57,7 +57,8 @@ def judged_summary(run: Run) -> list[Summary]:
             strict=True,
         )
     )
-    return summary(run.store.table("scores", "scorer <> 'corpus'"), names)
+    scores = run.store.table("scores", "scorer <> 'corpus'")
+    return summary(scores, names, latents=run.table("latents"))
 
 
 def missing(run: Run, stage: str) -> float:
@@ -99,5 +100,9 @@ def is_complete(run: Run, stage: str) -> bool:
 
 
 def judge_notes(run: Run) -> list[str]:
-    """Cautions about the judge: which scores cannot be told from chance."""
-    return [f"a judge near chance: {line}" for line in judged_summary(run) if not line.above_chance]
+    """Cautions about the judge: which scores cannot be told from chance, or from the null."""
+    return [
+        f"a judge near chance: {line}"
+        for line in judged_summary(run)
+        if line.value is not None and line.above_chance is False
+    ]

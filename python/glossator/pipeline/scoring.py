@@ -27,6 +27,8 @@ from glossator.sampling import NegativePlan, SamplingPlan
 from glossator.score import score, scoring_protocol, settled
 from glossator.score.asking import NO_EXPLANATION
 from glossator.score.corpus import score_rules
+from glossator.score.nulls import NULL, with_null_values
+from glossator.score.permutation import with_q_values
 from glossator.score.presets import settle
 
 if TYPE_CHECKING:
@@ -131,6 +133,7 @@ def _score_words(run: Run, judge: Judge | None, progress: Progress) -> dict[str,
     run.store.add("explanations", scored.explanations)
     run.store.add("examples", scored.examples)
     run.store.add("scores", scored.scores)
+    _set_beside(run)
     book(run, scored.usage)
     failures = scored.verdicts["failure"].drop_null().to_pylist()
     return {
@@ -138,6 +141,17 @@ def _score_words(run: Run, judge: Judge | None, progress: Progress) -> dict[str,
         "missing": scored.missing,
         "again": any(failure.split(":")[0] in TRANSIENT for failure in failures),
     }
+
+
+def _set_beside(run: Run) -> None:
+    """Nulls and corrections for many latents: of all that the run's protocols have scored."""
+    scores, explanations = (
+        run.store.table("scores", "scorer <> 'corpus'"),
+        run.table("explanations"),
+    )
+    ids, names = (explanations[name].to_pylist() for name in ("explanation_id", "explainer"))
+    scores = with_null_values(scores, explanations)
+    run.store.add("scores", with_q_values(scores, dict(zip(ids, names, strict=True))))
 
 
 def _judged_explanations(run: Run) -> list[Explanation]:
@@ -148,7 +162,7 @@ def _judged_explanations(run: Run) -> list[Explanation]:
         for one in chosen_explanations(run)
         if one.latent in latents
         and one.explainer != NO_EXPLANATION
-        and not one.explainer.startswith("null:")
+        and not one.explainer.startswith(NULL)
     ]
     others = {one.explainer for one in own if one.rule is None}
     # Rules have their null on the whole corpus.

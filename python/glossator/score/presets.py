@@ -27,6 +27,7 @@ from glossator.score.intruder import IntruderOptions
 from glossator.score.neighbours import LADDER, NeighboursOptions
 from glossator.score.options import ScoringOptions
 from glossator.score.scorers import Scorer
+from glossator.score.variants import ContextOptions, SynonymsOptions
 
 __all__ = ["PRESETS", "Preset", "Settled", "settle"]
 
@@ -182,6 +183,8 @@ _GLOSSATOR = Preset(
         ),
         neighbours=NeighboursOptions(strata="quintile", per_stratum=5, per_prompt=1),
         intruder=IntruderOptions(strata="quintile"),
+        fuzzing_synonyms=SynonymsOptions(strata="quintile", right=5, altered=5, per_prompt=1),
+        fuzzing_context=ContextOptions(strata="quintile", right=5, altered=5, per_prompt=1),
     ),
     explainer_settings={"threshold": 0.3, "n": 40, "draw": "uniform"},
 )
