@@ -18,7 +18,7 @@ import numpy.typing as npt
 from glossator.score.intervals import student_t
 from glossator.score.shares import Figure
 
-__all__ = ["difference_figure", "mean_figure"]
+__all__ = ["difference_figure", "mean_draws", "mean_figure"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,6 +65,20 @@ def difference_figure(values: Floats, others: Floats) -> Figure:
     freedom = [part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True)]
     half = float(student_t(sum(parts) ** 2 / sum(freedom))) * math.sqrt(sum(parts))
     return _figure(mean, half, (-1.0, 1.0))
+
+
+def mean_draws(values: Floats) -> Floats:
+    """Draws of the mean over latents, for what is computed from it.
+
+    Args:
+        values: [latents], at least one.
+    """
+    n = len(values)
+    if _bootstrapped(values) or n < 2:
+        return _means(values, 0)
+    scale = float(values.std(ddof=1)) / math.sqrt(n)
+    drawn = np.random.default_rng(0).standard_t(n - 1, _DRAWS)
+    return np.asarray(float(values.mean()) + scale * drawn, np.float64)
 
 
 def _bootstrapped(values: Floats) -> bool:
