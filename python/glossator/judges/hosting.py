@@ -138,9 +138,10 @@ class Host:
             self._loop.call_soon_threadsafe(self._leave.set)
         self._thread.join(_JOIN_SECONDS)
         assert self._tether.stdin is not None
-        with suppress(BrokenPipeError):
-            self._tether.stdin.write(b"down\n")
-            self._tether.stdin.close()
+        with suppress(BrokenPipeError), self._tether.stdin as pipe:
+            # Else it is still starting, or does not end: then its processes are killed.
+            if not self._thread.is_alive():
+                pipe.write(b"down\n")
         self._tether.wait(_JOIN_SECONDS)
 
     def _live(self) -> None:
