@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -121,6 +121,7 @@ def test_a_pattern_is_not_moved_where_it_fits_as_it_is(many):
     assert exact > 0.95 * asked
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_wrong_marks_are_silent_whole_characters_and_as_many_as_the_pattern_has(data):
     n = data.draw(st.integers(1, 20))
@@ -157,6 +158,7 @@ def test_wrong_marks_are_silent_whole_characters_and_as_many_as_the_pattern_has(
             assert None not in found
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(4, 12))
 def test_the_posts_marks_are_as_many_as_the_right_ones_on_average(seed, n):
     rng = np.random.default_rng(seed)
