@@ -54,7 +54,8 @@ def model_path(work, model):
 
 def pipeline(work, model, latents, rounds, offline=True):
     """Seconds of every run, ways in turn; tokens of one; what the prefix cache had."""
-    from glossator.judges.engine import EngineJudge, _one_of
+    from glossator.judges.engine import EngineJudge
+    from glossator.judges.engine_requests import first_token
 
     world = make(work, latents)
     asked = record(world)
@@ -63,7 +64,7 @@ def pipeline(work, model, latents, rounds, offline=True):
     with EngineJudge(path, engine=arguments) as judge:
         asyncio.run(judge.check())
         ids, prefixes = shared_prefixes(asked, judge._chat.tokens)
-        params = _one_of(("yes", "no"), CHOICES_ALTERNATIVES)
+        params = first_token(("yes", "no"), CHOICES_ALTERNATIVES)
         prompts = [{"prompt_token_ids": row} for row in ids]
         host = judge._host
         engine = asyncio.run(host.engine())
@@ -112,6 +113,45 @@ def pipeline(work, model, latents, rounds, offline=True):
             "prefix_blocks": sum(blocks),
             "hits": cached,
         }
+
+
+def tokens(work, latents):
+    """New tokens of each latent's explanation and of its scoring, at two lengths of windows.
+
+    The tiny model's own explanations are noise: they are counted at the length of `world`'s.
+    """
+    import glossator as gl
+    from glossator.explain import explainer_of
+    from glossator.judges.engine import EngineJudge
+    from glossator.score.presets import PRESETS
+
+    world = make(work, latents)
+    preset = PRESETS["glossator"]
+    found = {}
+    with EngineJudge(model_path(work, "tiny"), engine={"max_model_len": 8192}) as judge:
+        asyncio.run(judge.check())
+        written = [len(judge._chat._encoded(one.text)) for one in world.explanations]
+        for window in (32, 16):
+            settings = {**preset.explainer_settings, "length": window}
+            plan = preset.plan.model_copy(update={"length": window})
+            explained = gl.explain(
+                world.index,
+                range(latents),
+                explainer=explainer_of(preset.explainer, **settings),
+                judge=judge,
+                text=world.text,
+            )
+            scored = score(world, judge, plan=plan)
+            explaining = explained.usage.unique_prompt_tokens + sum(written)
+            scoring = sum(
+                entry.unique_prompt_tokens + entry.completion_tokens for entry in scored.usage
+            )
+            found[window] = {
+                "all": (explaining + scoring) / latents,
+                "the explanation": explaining / latents,
+                "the scoring": scoring / latents,
+            }
+    return {"windows": found, "latents": latents}
 
 
 async def _all(engine, prompts, params):
@@ -278,4 +318,4 @@ _STUB = (sys.executable, "-c", "from benches.judge_tasks import stub; stub()")
 
 
 if __name__ == "__main__":
-    serve({"pipeline": pipeline, "overhead": overhead})
+    serve({"pipeline": pipeline, "tokens": tokens, "overhead": overhead})

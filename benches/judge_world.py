@@ -4,8 +4,9 @@
     world.index, world.text, world.explanations
     asked = record(world, ("detection", "fuzzing"))       # the jobs that scoring puts, in order
 
-A latent is active on one token of the standard library's docstrings and half as much on the token
-after it. Nobody here judges well or badly: only what is sent and what it costs counts.
+A latent is active on most places of one token in the standard library's docstrings, and half as
+much on the token after it. Nobody here judges well or badly: only what is sent and what it costs
+counts.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ CONTEXT, TOKENS = 128, 300_000
 SCORERS = ("detection", "fuzzing")
 # A token this often makes windows enough for every decile, and leaves silent ones.
 OFTEN = (400, 2_000)
+MOST = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ def make(folder, latents):
 
     tokenizer = Tokenizer.from_file(str(smollm2_path() / "tokenizer.json"))
     text = TokenText(tokenizer)
-    path = Path(folder) / f"index-{latents}"
-    chosen_path = path.with_suffix(".npy")
+    path = Path(folder) / f"index-{latents}-{MOST}"
+    chosen_path = path.with_name(f"{path.name}.npy")
     if not chosen_path.is_file():
         tokens, documents, mask = _packed(tokenizer)
         counts = np.bincount(tokens.ravel())
@@ -81,6 +83,9 @@ def _write(path, tokens, documents, mask, chosen):
     rows, offsets, owners, values = [], [], [], []
     for latent, token in enumerate(chosen):
         row, offset = np.nonzero(tokens == token)
+        # Elsewhere its token stands without it: such windows are negatives.
+        most = rng.random(len(row)) < MOST
+        row, offset = row[most], offset[most]
         strength = rng.lognormal(0.0, 0.5, len(row))
         inside = offset + 1 < CONTEXT
         # One token's own posting comes first where the word stands twice in a row.

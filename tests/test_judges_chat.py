@@ -39,6 +39,18 @@ def test_tokens_of_the_parts_are_the_tokens_of_the_whole(kind, prompt):
     assert chat.tokens(prompt) == whole(made, chat.text(prompt))
 
 
+@settings(deadline=None, max_examples=50)
+@given(prompt=prompts)
+def test_turns_are_rendered_as_transformers_renders_them(prompt):
+    made = chat_tokenizer("byte-level")
+    chat = CHATS.setdefault("byte-level", Chat(made))
+    assert chat._template is not None
+    rendered = made.apply_chat_template(
+        prompt.messages(), tokenize=False, add_generation_prompt=True
+    )
+    assert chat.text(prompt) == rendered
+
+
 def test_turns_are_tokenised_once_where_the_tokenizer_allows():
     chat = Chat(chat_tokenizer("byte-level"))
     shared = {"system": "Judge.", "shots": (("q", "a"),)}

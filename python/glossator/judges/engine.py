@@ -12,7 +12,6 @@ start (`if __name__ == "__main__":`), as wherever Python starts processes.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import threading
 import time
@@ -38,6 +37,14 @@ from glossator.judges.base import (
 )
 from glossator.judges.chat import Chat
 from glossator.judges.choosing import Next, beginnings, probabilities
+from glossator.judges.engine_requests import (
+    first_token,
+    free,
+    likeliest,
+    text_of,
+    tokenizer_of,
+    weighing,
+)
 from glossator.judges.hosting import Host
 
 __all__ = ["EngineJudge"]
@@ -211,7 +218,7 @@ class EngineJudge:
         try:
             engine = await host.engine()
             if self._chat is None:
-                tokenizer = await asyncio.to_thread(_tokenizer, engine.model_config)
+                tokenizer = await asyncio.to_thread(tokenizer_of, engine.model_config)
                 self._chat = Chat(tokenizer, self.name, self._template_arguments)
         except Exception:
             await asyncio.to_thread(self._stop)
@@ -237,13 +244,13 @@ class EngineJudge:
                 if weights is not None:
                     text = max(weights, key=lambda choice: weights[choice])
                     return Answer(text, None, _sum(spent), _since(begun), weights)
-            params = _free(max_tokens, choices, schema)
+            params = free(max_tokens, choices, schema)
             output = await self._generate(host, ids, prompt.group, params, spent)
         except Exception as error:
             return Answer(
                 failure=self._failure(error, prompt), usage=_sum(spent), seconds=_since(begun)
             )
-        found = _text_of(output.outputs[0], choices, max_tokens)
+        found = text_of(output.outputs[0], choices, max_tokens)
         if isinstance(found, Failure):
             return Answer(failure=found, usage=_sum(spent), seconds=_since(begun))
         return Answer(found, None, _sum(spent), _since(begun))
@@ -262,7 +269,7 @@ class EngineJudge:
         async def ask(path: tuple[int, ...], rests: tuple[str, ...]) -> list[Next]:
             wanted = beginnings(rests)
             while True:
-                params = _one_of(rests, wanted)
+                params = first_token(rests, wanted)
                 output = await self._generate(host, [*ids, *path], group, params, spent)
                 (place,) = output.outputs[0].logprobs
                 likely = {token: math.exp(entry.logprob) for token, entry in place.items()}
@@ -278,7 +285,7 @@ class EngineJudge:
         spent: list[Usage] = []
         try:
             ids, words = chat.tokens_with_reply(prompt)
-            params = _weighing(alternatives)
+            params = weighing(alternatives)
             output = await self._generate(host, ids, prompt.group, params, spent)
         except Exception as error:
             return Reading(
@@ -291,7 +298,7 @@ class EngineJudge:
             logprobs=tuple(
                 place[token].logprob for place, token in zip(places, ids[first:], strict=True)
             ),
-            alternatives=tuple(_likeliest(chat, place, alternatives) for place in places)
+            alternatives=tuple(likeliest(chat, place, alternatives) for place in places)
             if alternatives
             else (),
             usage=_sum(spent),
@@ -383,89 +390,3 @@ def _version() -> str:
     import vllm
 
     return str(vllm.__version__)
-
-
-def _tokenizer(config: Any) -> Any:  # noqa: ANN401 - vLLM's ModelConfig, any tokenizer of transformers
-    """A tokenizer of our own: the engine's works in threads of its own."""
-    import transformers
-
-    return transformers.AutoTokenizer.from_pretrained(
-        config.tokenizer,
-        revision=config.tokenizer_revision,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def _params(**fields: Any) -> Any:  # noqa: ANN401 - vLLM's SamplingParams and what it takes
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY, **fields)
-
-
-def _constraint(**fields: Any) -> Any:  # noqa: ANN401 - vLLM's StructuredOutputsParams
-    from vllm.sampling_params import StructuredOutputsParams
-
-    return StructuredOutputsParams(**fields)
-
-
-def _free(
-    max_tokens: int, choices: tuple[str, ...] | None, schema: Mapping[str, Any] | None
-) -> Any:  # noqa: ANN401
-    """A request for a text."""
-    if choices is not None:
-        return _params(max_tokens=max_tokens, structured_outputs=_constraint(choice=list(choices)))
-    if schema is not None:
-        return _params(max_tokens=max_tokens, structured_outputs=_constraint(json=dict(schema)))
-    return _params(max_tokens=max_tokens)
-
-
-@functools.lru_cache(1_024)
-def _one_of(rests: tuple[str, ...], alternatives: int) -> Any:  # noqa: ANN401
-    """A request for the first token of one of several texts, with its alternatives."""
-    return _params(
-        max_tokens=1,
-        logprobs=alternatives,
-        detokenize=False,
-        structured_outputs=_constraint(choice=list(rests)),
-    )
-
-
-def _weighing(alternatives: int) -> Any:  # noqa: ANN401
-    """A request that weighs the prompt's own tokens."""
-    return _params(max_tokens=1, prompt_logprobs=alternatives, detokenize=False, flat_logprobs=True)
-
-
-def _likeliest(chat: Chat, place: Mapping[int, Any], number: int) -> dict[str, float]:
-    """The likeliest tokens by text; those of equal text, pieces of characters say, together."""
-    found = sorted(place.items(), key=lambda item: -item[1].logprob)[:number]
-    by_text: dict[str, float] = {}
-    for token, entry in found:
-        text = chat.piece(token)
-        before = math.exp(by_text[text]) if text in by_text else 0.0
-        by_text[text] = math.log(before + math.exp(entry.logprob)) if before else entry.logprob
-    return by_text
-
-
-def _text_of(
-    output: Any,  # noqa: ANN401 - vLLM's CompletionOutput
-    choices: tuple[str, ...] | None,
-    max_tokens: int,
-) -> str | Failure:
-    """The words of an answer, or the failure that it stands for; a choice is whole or none."""
-    text: str = output.text
-    if choices is not None:
-        if text.strip() in choices:
-            return text.strip()
-        return Failure("malformed", f"the answer is none of {', '.join(choices)}")
-    if output.finish_reason not in ("stop", "length"):
-        return Failure("server_error", f"the engine broke the answer off ({output.finish_reason})")
-    if text.lstrip().startswith("<think>"):
-        _, closed, text = text.partition("</think>")
-        if not closed:
-            return Failure("truncated", f"still thinking after {max_tokens} tokens")
-    if output.finish_reason == "length":
-        return Failure("truncated", f"the answer was cut off at {max_tokens} tokens")
-    if not text.strip():
-        return Failure("empty", "the answer holds no text")
-    return text

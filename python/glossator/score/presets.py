@@ -23,7 +23,6 @@ from glossator.records import Record
 from glossator.sampling import ExplainPlan, NegativePlan, SamplingPlan
 from glossator.score.detection import DetectionOptions
 from glossator.score.fuzzing import FuzzingOptions
-from glossator.score.intruder import IntruderOptions
 from glossator.score.neighbours import LADDER, NeighboursOptions
 from glossator.score.options import ScoringOptions
 from glossator.score.scorers import Scorer
@@ -182,7 +181,6 @@ _GLOSSATOR = Preset(
             strata="quintile", right=5, wrong=5, marks="pattern", threshold=0.3, per_prompt=1
         ),
         neighbours=NeighboursOptions(strata="quintile", per_stratum=5, per_prompt=1),
-        intruder=IntruderOptions(strata="quintile"),
         fuzzing_synonyms=SynonymsOptions(strata="quintile", right=5, altered=5, per_prompt=1),
         fuzzing_context=ContextOptions(strata="quintile", right=5, altered=5, per_prompt=1),
     ),
