@@ -96,7 +96,8 @@ def test_a_local_judge_explains_and_scores_on_real_vllm(demo, tmp_path):
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vllm is not installed")
     out = shutil.copytree(demo[0], tmp_path / "run")
-    done = command("demo", *OPTIONS, "--out", out, "--judge", "local", "--max-latents", "2")
+    arguments = ("--explainer", "delimited", "--scorer", "detection", "--max-latents", "2")
+    done = command("demo", *OPTIONS, "--out", out, "--judge", "local", *arguments)
     assert done.code == 0, done.err
     tables = tables_of(out)
     spent = defaultdict(Counter)
@@ -105,8 +106,8 @@ def test_a_local_judge_explains_and_scores_on_real_vllm(demo, tmp_path):
     (explainer,) = [name for stage, name in spent if stage == "explain"]
     names = {row["explanation_id"]: row["explainer"] for row in tables["explanations"].to_pylist()}
     judged = {names[one] for one in tables["verdicts"]["explanation_id"].to_pylist()}
-    assert judged == {"rules", explainer, f"null:{explainer}"}
-    assert spent["score", "detection"]["requests"] >= 2 * 2 * 40
+    assert judged == {explainer, f"null:{explainer}"}
+    assert spent["score", "detection"]["requests"] >= 2 * 2 * 30
     assert (
         spent["score", "detection"]["prompt_tokens"] > spent["score", "detection"]["cached_tokens"]
     )
@@ -119,12 +120,8 @@ def test_a_local_judge_explains_and_scores_on_real_vllm(demo, tmp_path):
         assert row["failure"] is None
         assert row["answer"] == (row["p_yes"] > 0.5)
     # So small a judge guesses, and the report says so.
-    said = [line for line in done.words.split("judged ")[1:] if "mean balanced accuracy" in line]
-    assert len(said) == 4
-    compared = [line for line in said if line.startswith(explainer)]
-    assert len(compared) == 2
-    for line in compared:
-        assert "another latent's explanation" in line
-        assert "no score called good" in line
+    (said,) = [line for line in done.words.split("judged ")[1:] if "mean balanced" in line]
+    assert "another latent's explanation" in said
+    assert "no score called good" in said
     assert (out / "judge.log").stat().st_size > 0
     assert command("demo", *OPTIONS, "--out", out).code == 0

@@ -7,6 +7,7 @@ score_stage(run)
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from glossator import embeddings
 from glossator.errors import InputError
-from glossator.explain import null_explanations, saw_logits
+from glossator.explain import EXPLAINERS, null_explanations, saw_logits
 from glossator.judges.base import TRANSIENT
 from glossator.pipeline.chosen import chosen_explanations, judged_latents
 from glossator.pipeline.data import subject_and_coder
@@ -155,14 +156,18 @@ def _set_beside(run: Run) -> None:
 
 
 def _judged_explanations(run: Run) -> list[Explanation]:
-    """Those of the latents that the judge is asked about, and for some of these another's."""
-    latents = set(judged_latents(run))
+    """Those of the latents that the judge is asked about, and for some of these another's.
+
+    Where the settings name explainers, theirs alone.
+    """
+    latents, named = set(judged_latents(run)), run.config.explain.explainers
     own = [
         one
         for one in chosen_explanations(run)
         if one.latent in latents
         and one.explainer != NO_EXPLANATION
         and not one.explainer.startswith(NULL)
+        and (named is None or _label(one.explainer) in named)
     ]
     others = {one.explainer for one in own if one.rule is None}
     # Rules have their null on the whole corpus.
@@ -174,6 +179,12 @@ def _judged_explanations(run: Run) -> list[Explanation]:
     )
     run.store.add("explanations", nulls)
     return own + nulls
+
+
+def _label(explainer: str) -> str:
+    """The explainer's own name; what is none of ours was read from a file."""
+    label = re.match(r"\w*", explainer)
+    return label[0] if label and label[0] in EXPLAINERS else "file"
 
 
 def _plan(run: Run) -> SamplingPlan | None:

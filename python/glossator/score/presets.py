@@ -184,7 +184,7 @@ _GLOSSATOR = Preset(
         fuzzing_synonyms=SynonymsOptions(strata="quintile", right=5, altered=5, per_prompt=1),
         fuzzing_context=ContextOptions(strata="quintile", right=5, altered=5, per_prompt=1),
     ),
-    explainer_settings={"threshold": 0.3, "n": 40, "draw": "uniform"},
+    explainer="delimited",
 )
 
 PRESETS: Mapping[str, Preset] = {one.name: one for one in (_GLOSSATOR, _POST, _DELPHI, _SAEBENCH)}
