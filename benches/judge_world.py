@@ -133,9 +133,16 @@ class Null:
         pass
 
 
-def score(world, judge, scorers=SCORERS):
+def score(world, judge, scorers=SCORERS, plan=None):
     """The pipeline: everything that scoring does."""
-    return gl.score(world.index, world.explanations, judge=judge, text=world.text, scorers=scorers)
+    return gl.score(
+        world.index,
+        world.explanations,
+        judge=judge,
+        text=world.text,
+        scorers=scorers,
+        plan=plan,
+    )
 
 
 def record(world, scorers=SCORERS):
