@@ -21,6 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 NUMBERED = re.compile(r"^Example (\d+): ?(.*)$", re.MULTILINE)
+ALONE = re.compile(r"^Passage:\n(.*)\Z", re.MULTILINE)
+
+
+def examples_of(question: str) -> list[str]:
+    """The passages of a scorer's question: numbered ones, or the one that stands alone."""
+    return ALONE.findall(question) or [text for _, text in NUMBERED.findall(question)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Request:
 
     @property
     def examples(self) -> list[str]:
-        return [text for _, text in NUMBERED.findall(self.question)]
+        return examples_of(self.question)
 
     @property
     def schema(self) -> Mapping[str, Any] | None:

@@ -7,6 +7,7 @@ decile 3; `by17` follows it at half the strength, `far17` at a tenth; all other 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -14,9 +15,10 @@ import numpy as np
 from tokenizers import Tokenizer, models
 
 from glossator.index import Index, IndexWriter
+from glossator.judges.base import Answer, Capabilities, Usage
 from glossator.records import Explanation
 from glossator.text import TokenText
-from judge_servers import Reply, Request, coin
+from judge_servers import Reply, Request, coin, examples_of
 
 WINDOW = 32
 HOOKPOINT = "model.layers.5"
@@ -107,7 +109,11 @@ def erring(
 
 
 def description_of(request: Request) -> str:
-    return re.match(r"Description: (.*)\n", request.question)[1]
+    return _description(request.question)
+
+
+def _description(question: str) -> str:
+    return re.match(r"Description: (.*)\n", question)[1]
 
 
 def answering(judged) -> Callable[[Request], Reply]:
@@ -115,6 +121,57 @@ def answering(judged) -> Callable[[Request], Reply]:
 
     def reply(request: Request) -> Reply:
         description = description_of(request)
-        return Reply(json.dumps([judged(description, line)[0] for line in request.examples]))
+        said = [judged(description, line)[0] for line in request.examples]
+        return Reply(("no", "yes")[said[0]] if request.choices else json.dumps(said))
 
     return reply
+
+
+def weighing(p_yes: Callable[[str, str], float]) -> Callable[[Request], Reply]:
+    """A server's reply with the probabilities of yes and no, for one passage a prompt."""
+
+    def reply(request: Request) -> Reply:
+        (line,) = request.examples
+        p = p_yes(description_of(request), line)
+        # Some of the probability goes to other words, as in life.
+        logprobs = {"yes": math.log(0.9 * p), "no": math.log(0.9 * (1 - p)), "maybe": math.log(0.1)}
+        return Reply("yes" if p > 0.5 else "no", logprobs=logprobs)
+
+    return reply
+
+
+class PlantedJudge:
+    """A judge in this process, who answers at once from a judge of single lines.
+
+    `judged` gives (what it says, ...) of a description and a line, or a probability of yes.
+    """
+
+    name, concurrency, notes = "planted", 16, ()
+
+    def __init__(self, judged, *, logprobs=True, choices=True) -> None:
+        self.judged, self.asked = judged, []
+        self.capabilities = Capabilities(choices=choices, schemas=True, logprobs=logprobs)
+
+    async def check(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def answer(self, prompts, *, choices=None, schema=None, max_tokens, logprobs=False):
+        return [self._answer(prompt, choices, logprobs) for prompt in prompts]
+
+    async def read(self, prompts, *, alternatives=0):
+        raise NotImplementedError
+
+    def _answer(self, prompt, choices, logprobs) -> Answer:
+        self.asked.append(prompt)
+        description = _description(prompt.user)
+        said = [self.judged(description, line) for line in examples_of(prompt.user)]
+        p_yes = [one if isinstance(one, float) else float(one[0]) for one in said]
+        usage = Usage(prompt=100, cached=80, completion=1)
+        if choices is None:
+            return Answer(json.dumps([p > 0.5 for p in p_yes]), usage=usage)
+        (p,) = p_yes
+        known = {"yes": p, "no": 1 - p} if logprobs else None
+        return Answer("yes" if p > 0.5 else "no", usage=usage, probabilities=known)

@@ -17,6 +17,7 @@ from glossator.errors import InputError
 from tiny_runs import command
 
 COMMANDS = [
+    "compare",
     "cost",
     *("demo", "run", "harvest", "explain", "score", "atlas", "inspect", "export tables"),
     "neighbours",

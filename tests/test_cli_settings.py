@@ -30,7 +30,7 @@ def test_explainers_carry_their_settings():
             ]
         },
     )
-    assert config.explainers == ("rules", "delimited", "file")
+    assert config.explain.explainers == ("rules", "delimited", "file")
     assert config.explain.settings == {
         "delimited": {"threshold": 0.6, "max_tokens": 90},
         "file": {"path": "a b"},

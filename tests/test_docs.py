@@ -34,7 +34,7 @@ FENCE = re.compile(r"^( *)```(.*)$")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-NEEDS_SUBJECT = re.compile(r"\bglossator [a-z]+|load_subject|\bopen\(\"run|\"run/")
+NEEDS_SUBJECT = re.compile(r"\bglossator (?!as\b)[a-z]+|load_subject|\bopen\(\"run|\"run/")
 
 
 @dataclass(frozen=True)

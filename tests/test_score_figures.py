@@ -12,8 +12,10 @@ from scipy import stats
 from glossator.errors import InputError
 from glossator.records import TABLES
 from glossator.score import scores_from, summary
-from glossator.score.classification import Judged, scores_of
-from glossator.score.shares import Figure, joined, natural, ratio_figure, share_figure
+from glossator.score.classification import scores_of
+from glossator.score.judged import Judged
+from glossator.score.natural import Wild, natural
+from glossator.score.shares import Figure, joined, ratio_figure, share_figure
 
 
 def judged_from(rng, recall, specificity, *, spread=0.0, per_decile=5, negatives=20, size=5):
@@ -89,7 +91,7 @@ def test_the_order_of_verdicts_does_not_matter(verdicts, random):
         columns = [np.array(column) for column in zip(*rows, strict=True)]
         return [
             (row.metric, row.decile, row.value, row.low, row.high)
-            for row in rows_of(Judged(*columns), firing_rate=0.2)
+            for row in rows_of(Judged(*columns), wild=Wild(0.2))
         ]
 
     shuffled = list(verdicts)
@@ -157,23 +159,23 @@ def test_a_ratio_over_nothing_has_no_value():
 def test_precision_at_the_natural_rate_is_bayes_and_never_one_by_luck():
     truth = np.array([True] * 5000 + [False] * 5000)
     answer = np.array([True] * 4000 + [False] * 1000 + [True] * 500 + [False] * 4500)
-    precision, f1 = natural(truth, answer, 0.1, seed=0)
+    precision, f1 = natural(truth, answer, Wild(0.1), seed=0)
     found, false = 0.1 * 0.8, 0.9 * 0.1
     assert precision.value == pytest.approx(found / (found + false), abs=0.01)
     assert f1.value == pytest.approx(2 * found / (found + false + 0.1), abs=0.01)
     assert precision.low < precision.value < precision.high
     lucky = np.array([True] * 50 + [False] * 20)
-    precision, _ = natural(lucky, lucky, 0.001, seed=0)
+    precision, _ = natural(lucky, lucky, Wild(0.001), seed=0)
     assert precision.value is None
-    assert "random negatives are needed" in precision.reason
+    assert "negatives are needed" in precision.reason
 
 
 def test_the_negatives_that_the_reason_asks_for_are_enough():
     lucky = np.array([True] * 50 + [False] * 20)
-    precision, _ = natural(lucky, lucky, 0.01, seed=0)
+    precision, _ = natural(lucky, lucky, Wild(0.01), seed=0)
     needed = int(precision.reason.split("some ")[1].split(" ")[0].replace(",", ""))
     more = np.array([True] * 50 + [False] * needed)
-    precision, _ = natural(more, more, 0.01, seed=0)
+    precision, _ = natural(more, more, Wild(0.01), seed=0)
     assert precision.value is not None
 
 
@@ -182,7 +184,7 @@ def test_too_many_missing_give_no_value_and_a_reason():
     enough = Judged(judged.truth, judged.answer, judged.decile, judged.prompt, 17)
     assert by_metric(rows_of(enough))["balanced_accuracy"].value is not None
     too_many = Judged(judged.truth, judged.answer, judged.decile, judged.prompt, 18)
-    rows = rows_of(too_many, firing_rate=0.1)
+    rows = rows_of(too_many, wild=Wild(0.1))
     assert all(row.value is None and "18 of 88" in row.reason for row in rows)
     assert by_metric(rows)["precision"].n_missing == 18
 
@@ -197,7 +199,7 @@ def test_a_decile_without_a_verdict_gives_no_value_and_names_it():
 
 def test_natural_figures_are_for_detection_alone():
     judged = judged_from(np.random.default_rng(0), np.full(11, 0.8), 0.8)
-    assert "precision" in by_metric(rows_of(judged, firing_rate=0.3))
+    assert "precision" in by_metric(rows_of(judged, wild=Wild(0.3)))
     assert "precision" not in by_metric(rows_of(judged))
 
 

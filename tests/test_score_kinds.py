@@ -14,7 +14,7 @@ from glossator.judges.openai_server import OpenAIJudge
 from glossator.records import TABLES, table_of
 from glossator.sampling import KINDS, ExplainPlan, NegativePlan, SamplingPlan
 from glossator.score import score, scores_from, specificity_by_rank, summary
-from glossator.score.classification import MIN_NEGATIVE
+from glossator.score.judged import MIN_NEGATIVE
 from glossator.score.shares import share_figure
 from judge_servers import ChatServer
 from planted import answering, planted_explanations, planted_index, truth_of
@@ -109,7 +109,7 @@ def test_precision_at_the_firing_rate_stands_on_random_negatives_alone():
     verdicts, examples = judged(1, ["decoder", "peak_token"], negatives=60)
     none = rows_of(scores_from(verdicts, examples, firing_rates=rates))
     assert none["precision", 0]["value"] is None
-    assert "random negatives are needed" in none["precision", 0]["reason"]
+    assert "negatives are needed" in none["precision", 0]["reason"]
 
 
 @FEW
@@ -177,23 +177,31 @@ def test_a_judge_is_scored_against_each_kind_and_the_unfiltered_one_shows_in_the
         explanations = planted_explanations([0, 1])
         scored = score(index, explanations, judge=judge, text=text, plan=plan, neighbours=table)
     rows = scored.scores.to_pylist()
-    detection = [row for row in rows if row["scorer"] == "detection"]
-    assert {row["kind"] for row in detection} == {"all", *kinds}
+    detection = [row for row in rows if row["scorer"] in ("detection", "neighbours")]
+    assert {(row["scorer"], row["kind"]) for row in detection} == {
+        *(("detection", "all"), ("neighbours", "all")),
+        *(("neighbours", kind) for kind in kinds[1:]),
+    }
     assert {row["kind"] for row in rows if row["scorer"] == "fuzzing"} == {"all"}
     specificity = {
-        kind: [r["value"] for r in detection if (r["metric"], r["kind"]) == ("specificity", kind)]
-        for kind in kinds
+        (scorer, kind): [
+            row["value"]
+            for row in detection
+            if (row["scorer"], row["metric"], row["kind"]) == (scorer, "specificity", kind)
+        ]
+        for scorer in ("detection", "neighbours")
+        for kind in ("all", *kinds)
     }
-    assert specificity["random"] == specificity["decoder"] == [1.0, 1.0]
-    assert max(specificity["decoder_unfiltered"]) < 1.0
+    assert specificity["detection", "all"] == specificity["neighbours", "decoder"] == [1.0, 1.0]
+    assert max(specificity["neighbours", "decoder_unfiltered"]) < 1.0
     ranks = specificity_by_rank(
-        scored.verdicts.filter(pa.compute.equal(scored.verdicts["scorer"], "detection")),
+        scored.verdicts.filter(pa.compute.equal(scored.verdicts["scorer"], "neighbours")),
         scored.examples,
     )
     assert set(ranks["kind"].to_pylist()) == {"decoder", "decoder_unfiltered"}
     assert set(ranks["source_rank"].to_pylist()) == {1, 2, 3}
     assert scored.protocol.parameters["neighbours"] == {"coder_hash": "aa", "k": 3}
-    assert len(summary(scored.scores)) == 2
+    assert len(summary(scored.scores)) == 3
 
 
 def test_the_atlas_shows_the_score_of_all_kinds_in_whatever_order_they_come():

@@ -369,6 +369,12 @@ def _document(draw: random.Random, number: int) -> list[str]:
     return words
 
 
+POST = (
+    *("--preset", "post", "--null", "0"),
+    *("--explainer", "rules", "--explainer", "delimited"),
+)
+"""Options for few prompts: five examples in each, and no other latent's explanation."""
+
 # --- a judge that knows ------------------------------------------------------------------------
 
 
@@ -388,10 +394,10 @@ def explain(request: Request) -> Reply:
 
 def truths(request: Request) -> list[bool]:
     """The right answers to detection or fuzzing, going by the words of the description."""
-    description, _, _ = request.question.partition("\n")
+    description, _, passage = request.question.partition("\n")
     words = set(_WORD.findall(description))
     answers = []
-    for line in request.examples:
+    for line in request.examples if request.choices is None else [passage]:
         if "<<" in line:
             line = " ".join(re.findall(r"<<(.*?)>>", line))
         answers.append(not words.isdisjoint(_WORD.findall(line)))
@@ -408,6 +414,8 @@ def knowing(recall: float = 1.0, specificity: float = 1.0) -> Callable[[Request]
         for place, truth in enumerate(truths(request)):
             keeps = coin(recall if truth else specificity, request.question, place)
             said.append(truth if keeps else not truth)
+        if request.choices is not None:
+            return Reply("yes" if said[0] else "no")
         return Reply(json.dumps(said))
 
     return reply

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from glossator.records import Explanation, Near, Rule, Score, Verdict, table_of
     from glossator.runs import Run
     from glossator.sampling import Examples, ExplainPlan, NegativePlan, SamplingPlan
+    from glossator.score.compare import compare
     from glossator.score.corpus import score_rules
     from glossator.subjects import Subject, load_subject
     from glossator.text import TokenText
@@ -61,6 +62,7 @@ _ROOMS = {
     "runs": ("Run",),
     "records": ("Explanation", "Near", "Rule", "Score", "Verdict", "table_of"),
     "sampling": ("Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"),
+    "score.compare": ("compare",),
     "score.corpus": ("score_rules",),
     "subjects": ("Subject", "load_subject"),
     "text": ("TokenText",),
@@ -96,6 +98,7 @@ __all__ = [
     "ascore",
     "build_atlas",
     "collect_hidden",
+    "compare",
     "explain",
     "harvest",
     "load_coder",

@@ -254,6 +254,11 @@ def compact(path: str, durable: bool) -> None:
 def document_sides(document_ids: NDArray[np.uint64], split_seed: int) -> NDArray[np.uint8]:
     """The side of each document: 0 explain, 1 score."""
 
+def holds(
+    index: Index, tokens: NDArray[np.uint32], positions: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Whether the windows that hold these positions hold one of some tokens."""
+
 def join(parts: list[str], out: str, durable: bool) -> None:
     """
     Join finished indices whose contexts follow one another into a new one, without writing their
@@ -273,6 +278,12 @@ def neighbours(
 
     `progress` is called with the pairs of blocks done and all of them, ten times a second; what it
     raises ends the search. `portable` keeps to instructions that every processor has.
+    """
+
+def silent_strata(index: Index, latents: NDArray[np.uint32], seed: int) -> dict[str, NDArray[Any]]:
+    """
+    Commonest peak tokens of all latents, how many each has, and its silent windows that hold one or
+    none.
     """
 
 class GlossatorError(Exception):

@@ -17,7 +17,16 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from glossator import __version__, cli_cost, cli_index, cli_neighbours, demo, pipeline, report
+from glossator import (
+    __version__,
+    cli_compare,
+    cli_cost,
+    cli_index,
+    cli_neighbours,
+    demo,
+    pipeline,
+    report,
+)
 from glossator.cli_options import examples, help_without_command, parse_latents
 from glossator.cli_settings import DATA, EXPLAIN, JUDGE, KEPT, SCORE, WHAT, settings, takes
 from glossator.config import RunConfig, load_config
@@ -176,6 +185,7 @@ def inspect(run_dir: RunDir) -> None:
 
 app.command(name="neighbours", epilog=cli_neighbours.EPILOG)(cli_neighbours.neighbours_command)
 app.command(name="cost", epilog=cli_cost.EPILOG)(cli_cost.cost_command)
+app.command(name="compare", epilog=cli_compare.EPILOG)(cli_compare.compare_command)
 
 
 @export.command(name="tables", epilog=examples("glossator export tables run tables"))

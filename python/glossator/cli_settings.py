@@ -117,7 +117,8 @@ JUDGE: Mapping[str, Any] = {
         ),
     ],
     "judge__concurrency": Annotated[
-        Number, typer.Option("--concurrency", help="Requests in flight at most (32).")
+        Number,
+        typer.Option("--concurrency", help="Requests in flight at most (32; 256 with vllm:)."),
     ],
     "judge__engine": Annotated[
         Texts,
@@ -172,7 +173,7 @@ SCORE: Mapping[str, Any] = {
         typer.Option(
             "--scorer",
             metavar="NAME",
-            help="Repeatable (detection and fuzzing, as most presets say).",
+            help="Repeatable (those of the preset).",
         ),
     ],
     "score__null": Annotated[

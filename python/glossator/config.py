@@ -91,8 +91,8 @@ class ModelConfig(Record):
     built-in model; or `vllm:NAME_OR_PATH`: vLLM in this process. One needs no brackets."""
     model: str | None = None
     """The model's name at the servers; None takes the only one they serve."""
-    concurrency: int = Field(default=32, gt=0)
-    """Requests in flight at most, at each server."""
+    concurrency: int | None = Field(default=None, gt=0)
+    """Requests in flight at most, at each server or engine; 32, or 256 with `vllm:`, if None."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds that one request may take."""
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -193,6 +193,8 @@ class NegativeConfig(Record):
     """First and last rank of the neighbours, for the kinds `decoder` and `decoder_unfiltered`."""
     pool: int | None = Field(default=None, ge=1, lt=2**32)
     """Only among so many of a neighbour's strongest windows, for the same kinds."""
+    even: bool = False
+    """Each window of the kind `peak_token` equally likely, so that it can be weighed."""
 
     @model_validator(mode="after")
     def _ranks_ascend(self) -> NegativeConfig:

@@ -33,9 +33,13 @@ __all__ = [
 ]
 
 
+# `json.dumps` makes one anew each time, which costs as much as its work.
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 def content_id(*parts: object) -> str:
     """A 32-digit hexadecimal id of JSON-serialisable parts: equal parts, equal id."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = _CANONICAL.encode(parts)
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 

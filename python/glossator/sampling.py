@@ -122,6 +122,11 @@ class NegativePlan(Record):
     pool: int | None = Field(default=None, ge=1, lt=_Limit)
     """Of the decoder kinds: from how many of a neighbour's strongest eligible score-side windows;
     from all if None."""
+    even: bool = False
+    """Of `peak_token`: whether every silent window that holds one of the latent's 20 commonest peak
+    tokens is equally likely, rather than that the tokens of 32 peaks take turns. That is a stratum
+    of known size (`glossator.index.silent_strata`), so that what is found in it can be weighed.
+    Not with a plan's `length` or `centred`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

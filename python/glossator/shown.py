@@ -41,6 +41,7 @@ SIGNS = (
 """What a prompt says about the signs."""
 
 _VISIBLE = {"\n": "⏎", "\r": "␍"}
+_VISIBLY = str.maketrans(_VISIBLE)
 _OURS = "¶⏎␍"
 _TOUCHY = re.compile(r"[<>\\¶⏎␍]")
 _OPEN, _CLOSE, _DOCUMENT = "<<", ">>", "¶"
@@ -74,6 +75,8 @@ class Shown:
 
         Spaces before a run stand outside it.
         """
+        if not marks and True not in self.document_starts and not _TOUCHY.search(self.text):
+            return self.text.translate(_VISIBLY)
         marked = set(self.whole(marks))
         atoms: list[tuple[bool, str]] = []  # (whether it is a sign of ours, text)
         inside = False
@@ -101,16 +104,11 @@ def single_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _visible(text: str) -> str:
-    for character, sign in _VISIBLE.items():
-        text = text.replace(character, sign)
-    return text
-
-
 def _escaped(atoms: list[tuple[bool, str]]) -> str:
     """Signs and text joined, with every sign that stands in the text told from ours."""
-    if not any(_TOUCHY.search(text) for ours, text in atoms if not ours):
-        return "".join(text if ours else _visible(text) for ours, text in atoms)
+    if not _TOUCHY.search("".join([text for ours, text in atoms if not ours])):
+        # None of our signs is one that is made visible.
+        return "".join([text for _, text in atoms]).translate(_VISIBLY)
     symbols: list[tuple[bool, str]] = []
     for ours, text in atoms:
         symbols.extend([(True, text)] if ours else [(False, character) for character in text])

@@ -13,10 +13,12 @@ them carries the whole character and the others nothing.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +114,12 @@ class TokenText:
 
     def _walk(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> tuple[list[str], list[int]]:
         ids: list[int] = tokens.tolist() if isinstance(tokens, np.ndarray) else list(tokens)
+        # Nearly all text is whole characters that were met before.
+        whole = list(map(self._texts.get, ids))
+        if ids and None not in whole[1:]:
+            with contextlib.suppress(UnicodeDecodeError):
+                whole[0] = self._bytes(ids[0], first=True).decode()
+                return cast(list[str], whole), list(range(len(ids)))
         pieces: list[str] = []
         groups: list[int] = []
         decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -234,7 +234,7 @@ def _given(
         reason = f"{explainer.path} has none"
     elif isinstance(explainer, Null):
         there = null_explanations(explanations, latents=explainer.latents, seed=seed)
-        reason = "not among the latents that get another's explanation"
+        reason = ""  # A latent that the lot passed over lacks nothing.
     else:
         there = [Explanation.of(hookpoint, latent, explainer.name(), "") for latent in latents]
         reason = ""
@@ -247,7 +247,7 @@ def _given(
     having = {explanation.latent for explanation in found}
     return Explained(
         tuple(found),
-        tuple(Unexplained(latent, reason) for latent in latents if latent not in having),
+        tuple(Unexplained(one, reason) for one in latents if reason and one not in having),
         Usage().entry("explain", explainer.name(), 0, time.perf_counter() - begun),
     )
 

@@ -46,9 +46,11 @@ class Explained:
     failures: tuple[Unexplained, ...]
     """The latents without one."""
     usage: LedgerEntry
-    """Requests, tokens and seconds."""
+    """Requests, tokens and seconds. What a store of answers had is not in it."""
     attempts: tuple[Attempt, ...] = ()
     """The texts among which `refine` and `debate` chose, the kept ones with them."""
+    ledger: tuple[LedgerEntry, ...] = ()
+    """`usage` by latent; the wall time is shared out by that of their requests."""
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class Asking:
         self._explanations: dict[int, Explanation] = {}
         self._failures: dict[int, Unexplained] = {}
         self._attempts: dict[int, tuple[Attempt, ...]] = {}
-        self._usage, self._requests = Usage(), 0
+        self._spent: dict[int, tuple[Usage, int, float]] = {}
         self._waiting: deque[Job] = deque()
         self._open = 0
         self._news = asyncio.Event()
@@ -127,11 +129,23 @@ class Asking:
     def explained(self, seconds: float) -> Explained:
         """All of it, in the order asked for."""
         order = self._latents
+        spent = self._spent.values()
+        usage = sum((own for own, _, _ in spent), Usage())
+        requests = sum(n for _, n, _ in spent)
+        whole = sum(took for _, _, took in spent)
         return Explained(
             tuple(self._explanations[latent] for latent in order if latent in self._explanations),
             tuple(self._failures[latent] for latent in order if latent in self._failures),
-            self._usage.entry("explain", self._name, self._requests, seconds),
+            usage.entry("explain", self._name, requests, seconds),
             tuple(one for latent in order for one in self._attempts.get(latent, ())),
+            tuple(
+                own.entry(
+                    "explain", self._name, n, seconds * took / whole if whole else 0.0
+                ).model_copy(
+                    update={"latent": latent, "verdicts": int(latent in self._explanations)}
+                )
+                for latent, (own, n, took) in self._spent.items()
+            ),
         )
 
     async def _jobs(self) -> AsyncIterator[Job]:
@@ -163,8 +177,9 @@ class Asking:
     async def _handle(self, job: Job, answer: Answer) -> Job | None:
         """Keep an answer; with the last of a step's, ask the next step's questions."""
         course, place = job.key
-        self._usage += answer.usage
-        self._requests += 1
+        if not answer.replayed:
+            own, n, took = self._spent.get(course.view.latent, (Usage(), 0, 0.0))
+            self._spent[course.view.latent] = own + answer.usage, n + 1, took + answer.seconds
         course.answers[place] = answer
         course.missing -= 1
         further = deque(self._go_on(course, course.answers) if not course.missing else ())

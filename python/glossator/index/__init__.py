@@ -15,6 +15,7 @@ from glossator.index.answers import Histogram, Top
 from glossator.index.files import Segment
 from glossator.index.parts import compact, join
 from glossator.index.reader import Index, document_sides
+from glossator.index.strata import SilentStrata, silent_strata
 from glossator.index.writer import NO_DOCUMENT, NO_LATENT, IndexWriter
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Index",
     "IndexWriter",
     "Segment",
+    "SilentStrata",
     "Top",
     "compact",
     "document_sides",
     "join",
+    "silent_strata",
 ]

@@ -121,7 +121,7 @@ def _explain(
         )
     finally:
         flush()
-    book(run, explained.usage if judge else ())
+    book(run, explained.ledger)
     return {
         "asked": len(latents),
         "missing": len(explained.failures),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from glossator import embeddings
 from glossator.config import ModelConfig
@@ -87,12 +87,23 @@ class Judging:
                     progress=self._progress,
                 )
             )
+        given: dict[str, Any] = {}
+        if settings.concurrency is not None:
+            given["concurrency"] = settings.concurrency
+        if settings.in_process is not None:
+            from glossator.judges.engine import EngineJudge
+
+            return self._stack.enter_context(
+                EngineJudge(
+                    settings.in_process,
+                    engine=settings.engine,
+                    replicas=settings.replicas,
+                    extra=settings.extra,
+                    **given,
+                )
+            )
         return open_judge(
-            settings.url,
-            settings.model,
-            extra=settings.extra,
-            concurrency=settings.concurrency,
-            timeout=settings.timeout,
+            settings.url, settings.model, extra=settings.extra, timeout=settings.timeout, **given
         )
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from glossator.atlas import build_atlas
@@ -17,6 +18,8 @@ from glossator.pipeline.results import judge_notes
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
 from glossator.runs import Run
+from glossator.score.asking import NO_EXPLANATION
+from glossator.score.nulls import NULL
 
 __all__ = ["atlas_stage"]
 
@@ -37,6 +40,18 @@ def atlas_stage(
     run.require("harvest")
     out = run.path / "atlas.html"
     tables = {name: run.table(name) for name in ("latents", "explanations", "scores", "protocols")}
+    # Another latent's explanation, and none, are there for what they score, not to be read.
+    said = [
+        not one.startswith(NULL) and one != NO_EXPLANATION
+        for one in tables["explanations"]["explainer"].to_pylist()
+    ]
+    tables["explanations"] = tables["explanations"].filter(pa.array(said, pa.bool_()))
+    tables["scores"] = tables["scores"].filter(
+        pc.is_in(
+            tables["scores"]["explanation_id"],
+            tables["explanations"]["explanation_id"].combine_chunks(),
+        )
+    )
     near = run.neighbours
     known = [] if near is None else [(near.coder_hash, near.index_hash, near.k)]
     shown = content_id(

@@ -57,7 +57,8 @@ def judged_summary(run: Run) -> list[Summary]:
             strict=True,
         )
     )
-    return summary(run.store.table("scores", "scorer <> 'corpus'"), names)
+    scores = run.store.table("scores", "scorer <> 'corpus'")
+    return summary(scores, names, latents=run.table("latents"))
 
 
 def missing(run: Run, stage: str) -> float:
@@ -78,9 +79,8 @@ def rounds(run: Run, stage: str) -> int:
     return before + (missing(run, stage) > run.config.max_failed)
 
 
-def book(run: Run, entries: Iterable[LedgerEntry] | LedgerEntry) -> None:
+def book(run: Run, entries: Iterable[LedgerEntry]) -> None:
     """Add what was used to what earlier attempts used."""
-    entries = [entries] if isinstance(entries, LedgerEntry) else list(entries)
     kept = {
         (row["stage"], row["scorer"], row["latent"]): row for row in run.table("ledger").to_pylist()
     }
@@ -100,5 +100,9 @@ def is_complete(run: Run, stage: str) -> bool:
 
 
 def judge_notes(run: Run) -> list[str]:
-    """Cautions about the judge: which scores cannot be told from chance."""
-    return [f"a judge near chance: {line}" for line in judged_summary(run) if not line.above_chance]
+    """Cautions about the judge: which scores cannot be told from chance, or from the null."""
+    return [
+        f"a judge near chance: {line}"
+        for line in judged_summary(run)
+        if line.value is not None and line.above_chance is False
+    ]

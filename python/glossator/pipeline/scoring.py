@@ -7,6 +7,7 @@ score_stage(run)
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from glossator import embeddings
 from glossator.errors import InputError
-from glossator.explain import null_explanations, saw_logits
+from glossator.explain import EXPLAINERS, null_explanations, saw_logits
 from glossator.judges.base import TRANSIENT
 from glossator.pipeline.chosen import chosen_explanations, judged_latents
 from glossator.pipeline.data import subject_and_coder
@@ -27,6 +28,8 @@ from glossator.sampling import NegativePlan, SamplingPlan
 from glossator.score import score, scoring_protocol, settled
 from glossator.score.asking import NO_EXPLANATION
 from glossator.score.corpus import score_rules
+from glossator.score.nulls import NULL, with_null_values
+from glossator.score.permutation import with_q_values
 from glossator.score.presets import settle
 
 if TYPE_CHECKING:
@@ -131,6 +134,7 @@ def _score_words(run: Run, judge: Judge | None, progress: Progress) -> dict[str,
     run.store.add("explanations", scored.explanations)
     run.store.add("examples", scored.examples)
     run.store.add("scores", scored.scores)
+    _set_beside(run)
     book(run, scored.usage)
     failures = scored.verdicts["failure"].drop_null().to_pylist()
     return {
@@ -140,15 +144,30 @@ def _score_words(run: Run, judge: Judge | None, progress: Progress) -> dict[str,
     }
 
 
+def _set_beside(run: Run) -> None:
+    """Nulls and corrections for many latents: of all that the run's protocols have scored."""
+    scores, explanations = (
+        run.store.table("scores", "scorer <> 'corpus'"),
+        run.table("explanations"),
+    )
+    ids, names = (explanations[name].to_pylist() for name in ("explanation_id", "explainer"))
+    scores = with_null_values(scores, explanations)
+    run.store.add("scores", with_q_values(scores, dict(zip(ids, names, strict=True))))
+
+
 def _judged_explanations(run: Run) -> list[Explanation]:
-    """Those of the latents that the judge is asked about, and for some of these another's."""
-    latents = set(judged_latents(run))
+    """Those of the latents that the judge is asked about, and for some of these another's.
+
+    Where the settings name explainers, theirs alone.
+    """
+    latents, named = set(judged_latents(run)), run.config.explain.explainers
     own = [
         one
         for one in chosen_explanations(run)
         if one.latent in latents
         and one.explainer != NO_EXPLANATION
-        and not one.explainer.startswith("null:")
+        and not one.explainer.startswith(NULL)
+        and (named is None or _label(one.explainer) in named)
     ]
     others = {one.explainer for one in own if one.rule is None}
     # Rules have their null on the whole corpus.
@@ -160,6 +179,12 @@ def _judged_explanations(run: Run) -> list[Explanation]:
     )
     run.store.add("explanations", nulls)
     return own + nulls
+
+
+def _label(explainer: str) -> str:
+    """The explainer's own name; what is none of ours was read from a file."""
+    label = re.match(r"\w*", explainer)
+    return label[0] if label and label[0] in EXPLAINERS else "file"
 
 
 def _plan(run: Run) -> SamplingPlan | None:

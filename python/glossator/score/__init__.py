@@ -23,8 +23,12 @@ from glossator.progress import SILENT, Progress
 from glossator.records import Explanation
 from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
 from glossator.score.asking import Sink, ascore
-from glossator.score.classification import scores_from, specificity_by_rank
+from glossator.score.by_rank import specificity_by_rank
+from glossator.score.figures import scores_from
+from glossator.score.natural import Strata, strata_of
+from glossator.score.nulls import lifts, with_null_values
 from glossator.score.options import SCORERS, ScoringOptions, scorer_of
+from glossator.score.permutation import with_q_values
 from glossator.score.presets import PRESETS, Preset
 from glossator.score.protocol import scoring_protocol
 from glossator.score.scored import Scored, firing_rates, settled
@@ -39,16 +43,21 @@ __all__ = [
     "Preset",
     "Scored",
     "ScoringOptions",
+    "Strata",
     "Summary",
     "ascore",
     "firing_rates",
+    "lifts",
     "score",
     "scorer_of",
     "scores_from",
     "scoring_protocol",
     "settled",
     "specificity_by_rank",
+    "strata_of",
     "summary",
+    "with_null_values",
+    "with_q_values",
 ]
 
 

@@ -32,14 +32,13 @@ from glossator.judges.base import (
 from glossator.progress import SILENT, Progress
 from glossator.records import Explanation, Verdict
 from glossator.sampling import NearestWindows, NeighbourTable, SamplingPlan
-from glossator.score.generation import GenerationScorer
 from glossator.score.handing import Handing, Sink
 from glossator.score.material import Drawing
 from glossator.score.options import ScoringOptions, scorer_of
 from glossator.score.presets import Preset, settle
 from glossator.score.protocol import scoring_protocol
 from glossator.score.scored import Asked, Scored, scored_of, settled
-from glossator.score.scorers import Request, Scorer
+from glossator.score.scorers import Request, Scorer, Writing
 from glossator.text import TokenText
 
 __all__ = ["NO_EXPLANATION", "Sink", "ascore"]
@@ -143,8 +142,8 @@ async def ascore(
     queue = _Queue(asking, said, drawing, frozenset(skip), asked, Handing(sink))
     await queue.run(judge, progress)
     asked.seconds = time.perf_counter() - begun
-    # Texts that were written for a latent are examples, too.
-    written = [scorer.made for scorer in asking if isinstance(scorer, GenerationScorer)]
+    # Texts that were written or altered for a latent are examples, too.
+    written = [scorer.made for scorer in asking if isinstance(scorer, Writing)]
     return scored_of(asked, index, stored, [*drawing.examples, *written], drawing.shortfalls)
 
 

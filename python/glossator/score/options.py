@@ -27,6 +27,13 @@ from glossator.score.output import OutputOptions, OutputScorer
 from glossator.score.scorers import Scorer
 from glossator.score.simulation import SimulationOptions, SimulationScorer
 from glossator.score.surprisal import SurprisalOptions, SurprisalScorer
+from glossator.score.variants import (
+    ContextOptions,
+    ContextScorer,
+    SynonymsOptions,
+    SynonymsScorer,
+    VariantOptions,
+)
 
 __all__ = ["SCORERS", "ScoringOptions", "scorer_of", "template_hashes"]
 
@@ -42,6 +49,8 @@ _CLASSES: Mapping[str, Callable[..., Scorer]] = {
         IntruderScorer,
         EmbeddingScorer,
         SurprisalScorer,
+        SynonymsScorer,
+        ContextScorer,
     )
 }
 
@@ -70,20 +79,26 @@ class ScoringOptions(Record):
     """Of embedding."""
     surprisal: SurprisalOptions = SurprisalOptions()
     """Of surprisal."""
+    fuzzing_synonyms: SynonymsOptions = SynonymsOptions()
+    """Of fuzzing_synonyms."""
+    fuzzing_context: ContextOptions = ContextOptions()
+    """Of fuzzing_context."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         forms = {(one.strata, one.per_prompt == 1) for one in self._classifying}
         if len(forms) > 1:
             raise ValueError(
-                "detection, fuzzing and neighbours have one and the same `strata`, and either all "
-                "of them one example in a prompt or none: a protocol's scores are counted one way"
+                "detection, neighbours and all kinds of fuzzing have one and the same `strata`, "
+                "and either all of them one example in a prompt or none: a protocol's scores are "
+                "counted one way"
             )
         return self
 
     @property
-    def _classifying(self) -> tuple[DetectionOptions, FuzzingOptions, NeighboursOptions]:
-        return self.detection, self.fuzzing, self.neighbours
+    def _classifying(self) -> tuple[DetectionOptions | FuzzingOptions | VariantOptions, ...]:
+        variants = self.fuzzing_synonyms, self.fuzzing_context
+        return self.detection, self.fuzzing, self.neighbours, *variants
 
     @property
     def counted(self) -> dict[str, str]:

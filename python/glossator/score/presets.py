@@ -23,10 +23,10 @@ from glossator.records import Record
 from glossator.sampling import ExplainPlan, NegativePlan, SamplingPlan
 from glossator.score.detection import DetectionOptions
 from glossator.score.fuzzing import FuzzingOptions
-from glossator.score.intruder import IntruderOptions
 from glossator.score.neighbours import LADDER, NeighboursOptions
 from glossator.score.options import ScoringOptions
 from glossator.score.scorers import Scorer
+from glossator.score.variants import ContextOptions, SynonymsOptions
 
 __all__ = ["PRESETS", "Preset", "Settled", "settle"]
 
@@ -166,7 +166,10 @@ _GLOSSATOR = Preset(
     plan=SamplingPlan(
         explain=ExplainPlan(kind="uniform", n=40),
         per_decile=5,
-        negatives=(NegativePlan(kind="random", n=13), NegativePlan(kind="peak_token", n=12)),
+        negatives=(
+            NegativePlan(kind="random", n=13),
+            NegativePlan(kind="peak_token", n=12, even=True),
+        ),
     ),
     ladder=(
         NegativePlan(kind="near_token", n=15),
@@ -178,9 +181,10 @@ _GLOSSATOR = Preset(
             strata="quintile", right=5, wrong=5, marks="pattern", threshold=0.3, per_prompt=1
         ),
         neighbours=NeighboursOptions(strata="quintile", per_stratum=5, per_prompt=1),
-        intruder=IntruderOptions(strata="quintile"),
+        fuzzing_synonyms=SynonymsOptions(strata="quintile", right=5, altered=5, per_prompt=1),
+        fuzzing_context=ContextOptions(strata="quintile", right=5, altered=5, per_prompt=1),
     ),
-    explainer_settings={"threshold": 0.3, "n": 40, "draw": "uniform"},
+    explainer="delimited",
 )
 
 PRESETS: Mapping[str, Preset] = {one.name: one for one in (_GLOSSATOR, _POST, _DELPHI, _SAEBENCH)}

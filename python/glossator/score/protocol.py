@@ -102,4 +102,6 @@ def _drawn(plan: SamplingPlan) -> dict[str, Any]:
     for negative in drawn["negatives"]:
         if negative["kind"] not in _OF_NEIGHBOURS:
             del negative["ranks"], negative["pool"]
+        if negative["kind"] != "peak_token":
+            del negative["even"]
     return drawn

@@ -21,8 +21,11 @@ import pyarrow.compute as pc
 from glossator.index import Index
 from glossator.judges.base import TRANSIENT, Answer, Reading
 from glossator.records import TABLES, Explanation, LedgerEntry, Protocol, Score, Verdict
-from glossator.score.classification import score_table, scores_from
+from glossator.score.columns import score_table
+from glossator.score.figures import scores_from
+from glossator.score.natural import strata_of
 from glossator.score.scorers import Shortfall
+from glossator.score.summary import main_metric
 
 __all__ = ["Asked", "Scored", "firing_rates", "scored_of", "settled"]
 
@@ -191,9 +194,16 @@ def scored_of(
     """
     verdicts, complete = _with_stored(asked, stored)
     table = pa.concat_tables([TABLES["examples"].empty_table(), *examples])
-    rates = firing_rates(index, list({one.explanation_id: one for one, _ in asked.pairs}.values()))
+    judged = list({one.explanation_id: one for one, _ in asked.pairs}.values())
+    protocol = asked.protocol
     chosen = pc.is_in(verdicts["explanation_id"], value_set=pa.array(complete, pa.string()))
-    scores = scores_from(verdicts.filter(chosen), table, firing_rates=rates)
+    scores = scores_from(
+        verdicts.filter(chosen),
+        table,
+        firing_rates=firing_rates(index, judged),
+        strata=strata_of(index, judged, table, protocol.parameters, seed=protocol.seed),
+        protocols={protocol.protocol_id: protocol.parameters},
+    )
     rows = [row._asdict() for row in shortfalls]
     return Scored(
         verdicts=verdicts,
@@ -240,7 +250,7 @@ def _without_examples(asked: Asked, scores: pa.Table, complete: set[str]) -> pa.
                 explanation_id=explanation.explanation_id,
                 protocol_id=asked.protocol.protocol_id,
                 scorer=scorer,
-                metric=_MAIN.get(scorer, "balanced_accuracy"),
+                metric=main_metric(scorer),
                 reason="no examples on the score side",
             )
             for explanation, scorer in asked.pairs
@@ -248,14 +258,3 @@ def _without_examples(asked: Asked, scores: pa.Table, complete: set[str]) -> pa.
             and (explanation.explanation_id, scorer) not in there
         ]
     )
-
-
-_MAIN = {
-    "simulation": "correlation",
-    "generation": "accuracy",
-    "output": "accuracy",
-    "intruder": "accuracy",
-    "embedding": "auroc",
-    "surprisal": "auroc",
-}
-"""What is reported of a scorer first, where it is not the balanced accuracy."""

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import pyarrow as pa
 
 from glossator.judges.base import Answer, Capabilities, Job, Reading
 from glossator.records import Explanation, Verdict
 from glossator.sampling import SamplingPlan
 from glossator.score.questions import Item, Window
 
-__all__ = ["Material", "Request", "Scorer", "Shortfall"]
+__all__ = ["Material", "Request", "Scorer", "Shortfall", "Writing"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,3 +130,12 @@ class Scorer(Protocol):
         self, request: Request, protocol_id: str, answers: Sequence[Answer | Reading]
     ) -> list[Verdict]:
         """One verdict an item; all of them missing, with the reason, where an answer failed."""
+
+
+@runtime_checkable
+class Writing(Protocol):
+    """A scorer whose examples are not all drawn: it has texts written or altered."""
+
+    @property
+    def made(self) -> pa.Table:
+        """Those texts so far, as rows of the run's table `examples`."""

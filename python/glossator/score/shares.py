@@ -1,9 +1,9 @@
 """Shares and ratios of clustered yes-or-no data, with 95 % intervals.
 
     share_figure(correct, prompts, strata)      # mean of the strata's shares
+    share_intervals(many_samples, prompts)      # of many samples of one design at once
     ratio_figure(tp, tp_and_fp, prompts, "yes")
     joined(recall, specificity)                 # their mean, by MOVER
-    natural(truth, answer, firing_rate=0.01, seed=0)
 
 An interval is Wilson's on an effective number: n ÷ design effect, where the variance is linearised
 over clusters and the design effect is at least 1, with Student's t on clusters − 1.
@@ -19,12 +19,19 @@ import numpy.typing as npt
 
 from glossator.score.intervals import student_t, wilson
 
-__all__ = ["Figure", "joined", "natural", "ratio_figure", "share_figure"]
+__all__ = [
+    "Figure",
+    "effective_number",
+    "joined",
+    "mover",
+    "ratio_figure",
+    "share_figure",
+    "share_intervals",
+]
+
+Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
-WIDEST = 0.5
-"""An interval wider than this stands for no value."""
-_DRAWS = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +81,79 @@ def share_figure(
         clusters: [n] what each belongs to; each on its own, with the normal quantile, if None.
         strata: [n]; each counts the same, whatever its size. One if None.
     """
-    n = len(yes)
-    if n == 0:
+    if len(yes) == 0:
         return Figure(reason="nothing was judged")
-    values = yes.astype(np.float64)
+    codes = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    value, low, high = (float(found[0]) for found in share_intervals(yes[None], codes, strata))
+    if math.isnan(low):
+        return Figure(value, reason="no interval: all examples stood in one prompt")
+    return Figure(value, low, high)
+
+
+def share_intervals(
+    yes: npt.NDArray[np.bool_],
+    clusters: npt.NDArray[np.int64] | None = None,
+    strata: npt.NDArray[np.int64] | None = None,
+) -> tuple[Floats, Floats, Floats]:
+    """The shares of many samples of one design, with Wilson's intervals on n ÷ design effect.
+
+    With w the weight of an example (1 ÷ strata ÷ the stratum's size), the variance linearised over
+    C clusters is C / (C − 1) · Σ (Σ w (y − its stratum's share))², the inner sum over a cluster.
+    The design effect is that ÷ the variance of 1 / Σ w² independent draws, and at least 1.
+
+    Args:
+        yes: [samples, n], n at least 1.
+        clusters: [n], or [samples, n], codes from 0 on; each on its own, with the normal quantile,
+            if None.
+        strata: [n]; one if None.
+
+    Returns:
+        Value, lower and upper end, each [samples]; the ends are NaN where all is one cluster.
+
+    Source: Korn and Graubard, Survey Methodology 24 (1998) 193.
+    """
+    samples, n = yes.shape
     labels = np.zeros(n, np.int64) if strata is None else np.unique(strata, return_inverse=True)[1]
     sizes = np.bincount(labels).astype(np.float64)
-    weights: npt.NDArray[np.float64] = 1.0 / (len(sizes) * sizes[labels])
+    weights: Floats = 1.0 / (len(sizes) * sizes[labels])
     effective = float(1.0 / np.sum(weights**2))
-    within = np.bincount(labels, values) / sizes
-    share = float(np.mean(within))
+    member = np.zeros((n, len(sizes)))
+    member[np.arange(n), labels] = 1.0
+    within = (yes @ member) / sizes
+    share: Floats = within.mean(axis=1)
     if clusters is None:
-        return Figure(share, *wilson_ends(share, effective))
+        return share, *wilson(share * effective, effective)
+    off = weights * (yes - within[:, labels])
+    count = int(clusters.max()) + 1
+    places = (clusters + count * np.arange(samples)[:, None]).reshape(-1)
+    totals = np.bincount(places, off.reshape(-1), samples * count).reshape(samples, count)
+    held = np.bincount(places, minlength=samples * count).reshape(samples, count) > 0
+    size = held.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(size > 1, size / (size - 1), np.nan) * np.sum(totals**2, axis=1)
+        binomial = share * (1 - share) / effective
+        effect = np.where(binomial > 0, np.maximum(variance / binomial, 1.0), 1.0 + 0 * variance)
+        quantile = student_t(np.maximum(size - 1, 1), CONFIDENCE)
+    return share, *wilson(share * effective / effect, effective / effect, t=quantile)
+
+
+def effective_number(
+    yes: npt.NDArray[np.bool_], clusters: npt.NDArray[np.int64] | None = None
+) -> float:
+    """N ÷ design effect: how many independent examples say as much about a share."""
+    n = len(yes)
+    if clusters is None or n == 0:
+        return float(n)
     places = np.unique(clusters, return_inverse=True)[1]
-    totals = np.bincount(places, weights * (values - within[labels])).astype(np.float64)
-    return _on_clusters(share, _variance(totals), effective, len(totals))
+    share = float(yes.mean())
+    binomial = share * (1 - share) * n
+    if not binomial:
+        return float(n)
+    count = int(places.max()) + 1
+    if count < 2:
+        return 1.0
+    totals = np.bincount(places, yes - share)
+    return n / max(1.0, count / (count - 1) * float(totals @ totals) / binomial)
 
 
 def ratio_figure(
@@ -119,60 +184,36 @@ def ratio_figure(
 
 
 def joined(first: Figure, second: Figure) -> Figure:
-    """The mean of two independent figures, its interval by MOVER (Zou and Donner, 2008)."""
+    """The mean of two independent figures; see `mover`."""
     if first.value is None or second.value is None:
         return Figure(reason=first.reason or second.reason)
     value = (first.value + second.value) / 2
     if first.low is None or second.low is None or first.high is None or second.high is None:
         return Figure(value, reason=first.reason or second.reason)
-    low = value - math.hypot(first.value - first.low, second.value - second.low) / 2
-    high = value + math.hypot(first.high - first.value, second.high - second.value) / 2
-    return Figure(value, low, high)
+    ends = mover(first.value, first.low, first.high, second.value, second.low, second.high)
+    return Figure(value, float(ends[0]), float(ends[1]))
 
 
-def natural(
-    truth: npt.NDArray[np.bool_],
-    answer: npt.NDArray[np.bool_],
-    firing_rate: float,
-    seed: int,
-) -> tuple[Figure, Figure]:
-    """Precision and F1 where a latent is active on a share `firing_rate` of the windows.
+def mover(
+    first: npt.ArrayLike,
+    first_low: npt.ArrayLike,
+    first_high: npt.ArrayLike,
+    second: npt.ArrayLike,
+    second_low: npt.ArrayLike,
+    second_high: npt.ArrayLike,
+) -> tuple[Floats, Floats]:
+    """The interval of the mean of two independent figures, from the interval of each.
 
-    Recall R and false positive rate F are drawn from their Jeffreys posteriors; with π the firing
-    rate, precision is πR / (πR + (1 − π)F) and F1 is 2πR / (πR + (1 − π)F + π). The value is the
-    median of the draws: the plug-in would say 1.0 for 0 of 20 false positives at π = 0.001.
+    The lower end is the mean less √((first − its low)² + (second − its low)²) / 2; the upper
+    likewise.
 
-    Args:
-        truth: [n] whether the example is activating; the others are random silent windows.
-        answer: [n] the judge's answer.
-        firing_rate: π.
-        seed: of the draws.
+    Source: Newcombe, Statistics in Medicine 17 (1998) 873; Zou and Donner, Statistics in Medicine
+    27 (2008) 1693.
     """
-    if not 0.0 < firing_rate < 1.0:
-        none = Figure(reason=f"undefined at a firing rate of {firing_rate:g}")
-        return none, none
-    hits, misses = int((truth & answer).sum()), int((truth & ~answer).sum())
-    alarms, passes = int((~truth & answer).sum()), int((~truth & ~answer).sum())
-    generator = np.random.default_rng(seed)
-    recall = generator.beta(hits + 0.5, misses + 0.5, _DRAWS)
-    alarm = generator.beta(alarms + 0.5, passes + 0.5, _DRAWS)
-    found = firing_rate * recall
-    false = (1 - firing_rate) * alarm
-    # With no alarm among n random windows the alarm rate may still be 2.5 / n (Jeffreys, 97.5 %):
-    # a little more brings the lower end of the precision above one half.
-    share = max(hits, 1) / max(hits + misses, 1)
-    needed = math.ceil(3 * (1 - firing_rate) / (firing_rate * share))
+    arrays = (first, first_low, first_high, second, second_low, second_high)
+    one, low, high, two, other_low, other_high = (np.asarray(a, np.float64) for a in arrays)
+    value = (one + two) / 2
     return (
-        _of_draws(found / (found + false), firing_rate, needed),
-        _of_draws(2 * found / (found + false + firing_rate), firing_rate, needed),
+        np.asarray(value - np.hypot(one - low, two - other_low) / 2),
+        np.asarray(value + np.hypot(high - one, other_high - two) / 2),
     )
-
-
-def _of_draws(draws: npt.NDArray[np.float64], firing_rate: float, needed: int) -> Figure:
-    low, value, high = np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5, 0.5 + CONFIDENCE / 2])
-    if high - low > WIDEST:
-        return Figure(
-            reason=f"the interval is {high - low:.2f} wide: at a firing rate of "
-            f"{firing_rate:.2g} some {needed:,} random negatives are needed"
-        )
-    return Figure(float(value), float(low), float(high))

@@ -74,7 +74,7 @@ pub use neighbours::{Compare, Nearest, neighbours};
 pub use random::document_side;
 pub use sampling::{
     Examples, ExplainKind, ExplainPlan, NO_WINDOW, NearestTable, NegativeKind, NegativePlan,
-    NeighbourTable, Plan, Shortfall, Sources,
+    NeighbourTable, Plan, Shortfall, SilentStrata, Sources,
 };
 pub use segment::Segment;
 pub use sides::{NO_SIDE, RUN};

@@ -99,6 +99,11 @@ impl<'a> Ranked<'a> {
         })
     }
 
+    /// Whose windows they are.
+    pub(crate) fn latent(&self) -> u32 {
+        self.latent
+    }
+
     /// How many windows there are.
     pub(crate) fn n(&self) -> u64 {
         self.n

@@ -12,6 +12,7 @@ mod negatives;
 mod peaks;
 mod plan;
 mod sources;
+mod strata;
 mod stretch;
 #[cfg(test)]
 #[allow(clippy::float_cmp)]
@@ -25,6 +26,7 @@ pub use examples::Examples;
 pub(crate) use peaks::{peaks, token_at};
 pub use plan::{ExplainKind, ExplainPlan, NegativeKind, NegativePlan, Plan, Shortfall};
 pub use sources::{NO_WINDOW, NearestTable, NeighbourTable, Sources};
+pub use strata::SilentStrata;
 pub(crate) use words::Words;
 
 use crate::error::Result;

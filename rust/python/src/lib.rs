@@ -25,7 +25,7 @@ mod _core {
     #[pymodule_export]
     use crate::rules::{RuleChecker, RuleLearner};
     #[pymodule_export]
-    use crate::sampling::Plan;
+    use crate::sampling::{Plan, holds, silent_strata};
     #[pymodule_export]
     use crate::writer::{IndexWriter, compact, join};
 

@@ -2,13 +2,15 @@
 
 use glossator_core::{Examples, NearestTable, NeighbourTable};
 use numpy::{
-    IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+    IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
+    PyUntypedArrayMethods,
 };
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::errors::{InputError, contiguous};
+use crate::errors::{CoreError, InputError, contiguous};
+use crate::index::Index;
 
 /// A plan, read once.
 #[pyclass(module = "glossator._core", frozen)]
@@ -93,4 +95,45 @@ pub fn columns(py: Python<'_>, examples: Examples) -> PyResult<Bound<'_, PyDict>
         .collect();
     columns.set_item(intern!(py, "shortfall_rows"), rows)?;
     Ok(columns)
+}
+
+/// Commonest peak tokens of all latents, how many each has, and its silent windows that hold one or
+/// none.
+#[pyfunction]
+#[pyo3(signature = (index: "Index", latents: "NDArray[np.uint32]", seed: "int")
+    -> "dict[str, NDArray[Any]]")]
+pub fn silent_strata<'py>(
+    py: Python<'py>,
+    index: &Index,
+    latents: PyReadonlyArray1<'py, u32>,
+    seed: u64,
+) -> PyResult<Bound<'py, PyDict>> {
+    let latents = contiguous("latents", latents.as_slice())?;
+    let strata = py
+        .detach(|| index.0.silent_strata(latents, seed))
+        .map_err(CoreError::from)?;
+    let columns = PyDict::new(py);
+    columns.set_item("tokens", strata.tokens.into_pyarray(py))?;
+    columns.set_item("n_tokens", strata.n_tokens.into_pyarray(py))?;
+    columns.set_item("holding", strata.holding.into_pyarray(py))?;
+    columns.set_item("without", strata.without.into_pyarray(py))?;
+    Ok(columns)
+}
+
+/// Whether the windows that hold these positions hold one of some tokens.
+#[pyfunction]
+#[pyo3(signature = (index: "Index", tokens: "NDArray[np.uint32]", positions: "NDArray[np.uint64]")
+    -> "NDArray[np.bool_]")]
+pub fn holds<'py>(
+    py: Python<'py>,
+    index: &Index,
+    tokens: PyReadonlyArray1<'py, u32>,
+    positions: PyReadonlyArray1<'py, u64>,
+) -> PyResult<Bound<'py, PyArray1<bool>>> {
+    let tokens = contiguous("tokens", tokens.as_slice())?;
+    let positions = contiguous("positions", positions.as_slice())?;
+    let found = py
+        .detach(|| index.0.holds(tokens, positions))
+        .map_err(CoreError::from)?;
+    Ok(found.into_pyarray(py))
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::draw::{Draw, Drawn, NEGATIVE, OfLatent, PEAKS};
-use super::peaks::{PeakTokens, peaks};
+use super::peaks::{PeakTokens, common_peak_tokens, peaks};
 use super::plan::{NegativeKind, NegativePlan};
 use super::sources::{CHILD, NO_WINDOW, NearestTable, NeighbourTable, PARENT};
 use super::walk::{NeighbourWalk, TokenWalk};
@@ -37,6 +37,8 @@ struct Known<'a> {
     /// The positions on which it is, where a list asks for them.
     positions: Option<&'a [u64]>,
     peaks: PeakTokens,
+    /// The commonest tokens of more peaks, where a list asks for them.
+    common: Vec<u32>,
 }
 
 /// What the lists of one latent share and change.
@@ -92,6 +94,11 @@ impl OfLatent<'_> {
                 PeakTokens::of(draw.index, &peaks)?
             } else {
                 PeakTokens::default()
+            },
+            common: if lists().any(|list| list.even) {
+                common_peak_tokens(draw.index, &mut self.ranked, draw.sides, draw.seed)?
+            } else {
+                Vec::new()
             },
         };
         let mut shared = Shared {
@@ -174,6 +181,7 @@ impl List<'_, '_, '_> {
         let (peaks, sources) = (&self.known.peaks, self.draw.sources);
         match self.plan.kind {
             NegativeKind::Random => self.random(),
+            NegativeKind::PeakToken if self.plan.even => self.evenly(&self.known.common)?,
             NegativeKind::PeakToken => self.of_tokens(&peaks.own)?,
             NegativeKind::NearToken => self.of_tokens(&peaks.near)?,
             NegativeKind::Embedding => {
@@ -232,6 +240,34 @@ impl List<'_, '_, '_> {
             }
             Ok(false)
         })
+    }
+
+    /// Windows that hold one of some distinct tokens, each equally likely.
+    fn evenly(&mut self, tokens: &[u32]) -> Result<()> {
+        let words = self.draw.index.words()?;
+        let lists: Vec<&[u32]> = tokens.iter().map(|&token| words.windows(token)).collect();
+        let mut ends = Vec::with_capacity(lists.len());
+        let mut end = 0;
+        for list in &lists {
+            end += list.len();
+            ends.push(end);
+        }
+        let key = key(self.draw.seed, self.latent, self.purpose, 0);
+        let mut shuffle = Shuffle::new(key, end as u64);
+        while !self.is_full() {
+            let Some(place) = shuffle.next() else { break };
+            let of = ends.partition_point(|&end| end as u64 <= place);
+            let window = lists[of][place as usize + lists[of].len() - ends[of]];
+            // In several lists it would be likelier: it counts in the first alone.
+            let counts = |list: &&[u32]| list.binary_search(&window).is_ok();
+            if lists[..of].iter().any(counts) {
+                continue;
+            }
+            if let Some(start) = self.start(u64::from(window)) {
+                self.take(u64::from(window), start, (NO_LATENT, 0));
+            }
+        }
+        Ok(())
     }
 
     /// The nearest windows, in their order.
@@ -365,11 +401,11 @@ impl List<'_, '_, '_> {
     }
 }
 
-fn set(bits: &mut [u64], window: u64) {
+pub(super) fn set(bits: &mut [u64], window: u64) {
     bits[window as usize / 64] |= 1 << (window % 64);
 }
 
-fn is_set(bits: &[u64], window: u64) -> bool {
+pub(super) fn is_set(bits: &[u64], window: u64) -> bool {
     bits[window as usize / 64] >> (window % 64) & 1 == 1
 }
 

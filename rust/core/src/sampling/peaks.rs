@@ -1,12 +1,15 @@
 //! Where a latent peaks, and the tokens there and beside.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
+use super::draw::PEAKS;
 use crate::code::{bf16_of, code};
 use crate::error::Result;
 use crate::index::Index;
-use crate::random::Shuffle;
+use crate::random::{Shuffle, key};
 use crate::ranked::Ranked;
+use crate::sides::EXPLAIN;
 
 /// The tokens of some peaks of a latent, in the order of a shuffle.
 #[derive(Default)]
@@ -48,6 +51,33 @@ pub(crate) fn peaks(
         .filter(|(_, (_, Reverse(offset)))| *offset != usize::MAX)
         .map(|(start, (_, Reverse(offset)))| start + offset as u64)
         .collect())
+}
+
+/// Peaks of which the tokens are counted.
+const COUNTED: usize = 256;
+/// Tokens that are kept of those.
+const COMMONEST: usize = 20;
+
+/// The commonest tokens of a latent's peaks on the explain side, the commonest first and of equally
+/// common ones the smaller: fixed by index, latent and seed.
+pub(super) fn common_peak_tokens(
+    index: &Index,
+    ranked: &mut Ranked<'_>,
+    sides: &[u8],
+    seed: u64,
+) -> Result<Vec<u32>> {
+    let key = key(seed, ranked.latent(), PEAKS, 0);
+    let explains = |window| sides[window as usize] == EXPLAIN;
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    for peak in peaks(index, ranked, key, COUNTED, explains)? {
+        if let Some(token) = token_at(index, peak)? {
+            *counts.entry(token).or_default() += 1;
+        }
+    }
+    let mut tokens: Vec<(u32, usize)> = counts.into_iter().collect();
+    tokens.sort_by_key(|&(token, count)| (Reverse(count), token));
+    tokens.truncate(COMMONEST);
+    Ok(tokens.into_iter().map(|(token, _)| token).collect())
 }
 
 impl PeakTokens {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::sampling::sources::Sources;
+use crate::sampling::stretch::Frame;
 
 /// How the explain-side windows are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +110,11 @@ pub struct NegativePlan {
     /// From how many of a neighbour's strongest score-side windows; all if none.
     #[serde(default)]
     pub pool: Option<usize>,
+    /// Of [`NegativeKind::PeakToken`]: whether every silent window with one of the latent's
+    /// commonest peak tokens is equally likely (see [`Index::silent_strata`]), rather than that the
+    /// tokens of its peaks take turns.
+    #[serde(default)]
+    pub even: bool,
 }
 
 fn ranks() -> (usize, usize) {
@@ -172,6 +178,11 @@ impl Plan {
         }
         for (place, list) in self.negatives.iter().enumerate() {
             list.check(place, sources)?;
+            if list.even && !Frame::of(self, index).on_grid() {
+                return Err(Error::input(format!(
+                    "`negatives[{place}].even` is of whole windows; leave out `length` and `centred`"
+                )));
+            }
         }
         sources.check(index)
     }
@@ -186,6 +197,11 @@ impl NegativePlan {
     /// Refuses a list for which something is not given.
     fn check(&self, place: usize, sources: &Sources<'_>) -> Result<()> {
         let name = self.kind.name();
+        if self.even && self.kind != NegativeKind::PeakToken {
+            return Err(Error::input(format!(
+                "`negatives[{place}].even` is for kind `peak_token`, not `{name}`"
+            )));
+        }
         if self.kind == NegativeKind::Embedding && sources.nearest.is_none() {
             return Err(Error::input(format!(
                 "`negatives[{place}]` is of kind `{name}` and needs the nearest windows; give \

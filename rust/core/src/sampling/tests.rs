@@ -56,6 +56,7 @@ fn plans() -> impl Strategy<Value = Plan> {
                     margin,
                     ranks: (1, 10),
                     pool: None,
+                    even: false,
                 })
                 .collect(),
             length: shown.0,

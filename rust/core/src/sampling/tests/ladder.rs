@@ -113,6 +113,7 @@ pub(super) fn with_lists(plan: &Plan, lists: &[Numbers], k: usize) -> Plan {
             margin,
             ranks: (first, (first + more).min(k)),
             pool,
+            even: false,
         }
     };
     // Each kind once: the rows of two lists of one kind could not be told apart.

@@ -99,6 +99,7 @@ fn plan_of(kind: NegativeKind, ranks: (usize, usize)) -> Plan {
             margin: 0,
             ranks,
             pool: None,
+            even: false,
         }],
         length: None,
         centred: false,
