@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -236,6 +236,7 @@ _SOME = st.sets(st.integers(0, 4), min_size=1, max_size=3).map(tuple)
 _NEAR = st.none() | st.builds(Near, tokens=_SOME, before=st.integers(0, 4), after=st.integers(0, 4))
 
 
+@settings(deadline=None)
 @given(
     rule=st.builds(Rule, tokens=_SOME, require=_NEAR, exclude=_NEAR),
     tokens=hnp.arrays(np.uint32, (2, 9), elements=st.integers(0, 4)),

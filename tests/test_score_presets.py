@@ -12,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from glossator.errors import InputError
+from glossator.explain import explainer_of
 from glossator.judges.base import Answer
 from glossator.judges.openai_server import OpenAIJudge
 from glossator.records import Explanation
@@ -180,8 +181,10 @@ def test_a_preset_names_everything_and_stands_in_its_protocol(planted, name):
     assert protocol.preset == name
     assert set(protocol.parameters["scorers"]) == set(SCORERS)
     assert protocol.parameters["per_decile"] == preset.plan.per_decile
-    assert preset.explainer_settings["n"] == preset.plan.explain.n
-    assert preset.explainer_settings["draw"] == preset.plan.explain.kind
+    explainer = explainer_of(preset.explainer, **preset.explainer_settings)
+    drawn = explainer.wants(preset.plan).plan.explain
+    assert (drawn.n, drawn.kind) == (preset.plan.explain.n, preset.plan.explain.kind)
+    assert explainer.wants(None).plan.explain.n == preset.plan.explain.n
     # The same things said one by one are the same protocol; others are another.
     whole = scoring_protocol(index, "judge", preset=name, plan=preset.plan, options=preset.options)
     assert whole == protocol
