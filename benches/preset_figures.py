@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests python -m benches.preset_figures --latents 200
 
-Each latent has its own recall and specificity, drawn from .5 to 1; the judge errs at those rates. Printed
-is Spearman's correlation of balanced accuracies, with its 95 % interval, and each preset's correlation
-with what was planted.
+Each latent has its own recall and specificity, drawn from .5 to 1; the judge errs at those rates.
+Printed is Spearman's correlation of balanced accuracies, with its 95 % interval, and each preset's
+correlation with what was planted.
 """
 
 import argparse
