@@ -51,7 +51,8 @@ def test_each_latent_is_judged_by_its_own_and_by_anothers_explanation(judged):
     assert len(prompts) == len(tables["verdicts"])
     # Two explanations that say the same are asked about once.
     assert 0.8 * len(prompts) < asked - 4 <= len(prompts)
-    assert len(prompts) > 0.9 * 3 * 4 * 100
+    # Few silent windows of so small a corpus hold a peak token.
+    assert 0.8 * 3 * 4 * 100 < len(prompts) <= 3 * 4 * 100
 
 
 def test_the_null_is_near_chance_and_the_lift_is_said(judged):
