@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from glossator.errors import InputError, RunLockedError
 from glossator.records import TABLES, Record
 
-__all__ = ["SCHEMA_VERSION", "Rows", "Store", "journal_mode"]
+__all__ = ["SCHEMA_VERSION", "Rows", "Store", "journal_mode", "transaction"]
 
 Rows: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 """What a table takes: records, mappings by column, or Arrow."""
@@ -95,6 +95,20 @@ def journal_mode(path: Path) -> str:
         if kind is not None:
             return "DELETE" if kind.lower().startswith(_NETWORK) else "WAL"
     return "WAL"
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of the block's writes, or none of them."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        # SQLite ends the transaction itself on some errors, a full disk among them.
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
 
 
 @contextmanager
@@ -220,7 +234,7 @@ class Store:
         self._database.execute("PRAGMA synchronous = NORMAL")
         if version == SCHEMA_VERSION:
             return
-        with self._transaction():
+        with transaction(self._database):
             if version:
                 for old in range(version, SCHEMA_VERSION):
                     _MIGRATIONS[old](self._database)
@@ -230,18 +244,6 @@ class Store:
                 "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
             )
             self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            # SQLite ends the transaction itself on some errors, a full disk among them.
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     def _writing(self, what: str) -> AbstractContextManager[None]:
         return _told(
@@ -271,7 +273,7 @@ class Store:
         # By name: a migrated table has its newer columns at the end.
         columns = ", ".join(f'"{field.name}"' for field in schema)
         places = ", ".join("?" * len(schema))
-        with self._writing(f"table `{name}`"), self._transaction():
+        with self._writing(f"table `{name}`"), transaction(self._database):
             if replace:
                 self._database.execute(f'DELETE FROM "{name}"')
             self._database.executemany(
@@ -325,7 +327,7 @@ class Store:
         Raises:
             InputError: the disk is full or the database cannot be written.
         """
-        with self._writing(f"`{name}`"), self._transaction():
+        with self._writing(f"`{name}`"), transaction(self._database):
             self._database.execute(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)",
                 (name, json.dumps(value, ensure_ascii=False)),

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from glossator.errors import InputError
 from glossator.judges.base import Capabilities
-from glossator.store import journal_mode
+from glossator.store import journal_mode, transaction
 
 __all__ = ["Replay"]
 
@@ -175,7 +175,7 @@ class Replay:
         rows, self._rows = self._rows, []
         if not rows:
             return
-        with self._told("could not be written"), self._transaction():
+        with self._told("could not be written"), transaction(self._database):
             self._database.executemany(_KEEP, rows)
 
     def models(self) -> list[str]:
@@ -197,7 +197,7 @@ class Replay:
     def remember(self, model: str, capabilities: Capabilities, notes: Sequence[str]) -> None:
         """Keep what `check` found about a model."""
         row = (model, json.dumps(asdict(capabilities)), json.dumps(list(notes)))
-        with self._told("could not be written"), self._transaction():
+        with self._told("could not be written"), transaction(self._database):
             self._database.execute("INSERT OR REPLACE INTO judges VALUES (?, ?, ?)", row)
 
     def _prepare(self) -> None:
@@ -214,25 +214,13 @@ class Replay:
             )
         database.execute(f"PRAGMA journal_mode = {journal_mode(self.path.parent)}")
         database.execute("PRAGMA synchronous = NORMAL")
-        with self._transaction():
+        with transaction(self._database):
             # Another process may have made it meanwhile.
             if not database.execute("PRAGMA user_version").fetchone()[0]:
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
                 database.execute(f"PRAGMA application_id = {_APPLICATION}")
                 database.execute(f"PRAGMA user_version = {_VERSION}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            # SQLite ends the transaction itself on some errors, a full disk among them.
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
