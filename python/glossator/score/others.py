@@ -23,6 +23,7 @@ from glossator.errors import InputError
 from glossator.records import Score
 from glossator.score.agreement import simulation_figures
 from glossator.score.intervals import student_t
+from glossator.score.judged import MAX_MISSING
 from glossator.score.lettered import LETTERS
 from glossator.score.output import output_p_value
 from glossator.score.ranking import auroc_figure
@@ -33,7 +34,6 @@ __all__ = ["FEWEST", "OTHERS", "Group", "scores_of_others"]
 FEWEST = {"simulation": 10, "generation": 5, "output": 3, "intruder": 5}
 """With fewer answered windows, texts or questions there is no score."""
 
-_MAX_MISSING = 0.2
 _OF_NO_WINDOW = ("output", "generation")
 _COLUMNS = [
     *("explanation_id", "protocol_id", "scorer", "example_id", "prompt_id", "slot"),
@@ -74,10 +74,10 @@ class Group:
         """Why there is no score; None where there is one."""
         fewest = fewest or FEWEST[self.scorer]
         lost = asked - answered
-        if lost > _MAX_MISSING * asked:
+        if lost > MAX_MISSING * asked:
             reasons = {row["failure"] for row in self.verdicts if row["failure"] is not None}
             why = f" ({reasons.pop()})" if len(reasons) == 1 else ""
-            return f"{lost} of {asked} {unit} are missing, more than {_MAX_MISSING:.0%}{why}"
+            return f"{lost} of {asked} {unit} are missing, more than {MAX_MISSING:.0%}{why}"
         if answered < fewest:
             return f"{answered} {unit} were answered; {fewest} are needed"
         return None
