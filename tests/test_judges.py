@@ -306,6 +306,22 @@ def test_a_failure_names_what_was_asked_about():
     assert str(answer.failure) == "rejected: latent 7: status 400: the prompt is too long"
 
 
+def test_a_server_that_is_slow_at_first_is_not_taken_for_none():
+    class Waking(ChatServer):
+        slow = 1
+
+        def refuses(self, handler):
+            if handler.command == "GET" and self.slow:
+                self.slow -= 1
+                self.over.wait(1.0)
+            return super().refuses(handler)
+
+    with Waking(lambda _: Reply("yes")) as server:
+        judge = OpenAIJudge(server.url, timeout=0.4)
+        run_sync(judge.check(), judge, "judge.check")
+        assert judge.name == server.model
+
+
 def test_a_stalling_server_meets_the_deadline_three_times_at_most():
     with ChatServer(lambda _: Reply(stall=True)) as server:
         (answer,) = ask(judge_for(server, timeout=0.05), "x")

@@ -318,13 +318,17 @@ class OpenAIJudge:
 
     async def _served_models(self) -> list[str] | None:
         """Names of the models, or None where the server does not list them."""
-        try:
-            # Nobody there now is nobody there: a start-up question does not wait for a server.
-            return await self._connection.models()
-        except FAULTS as error:
-            if status_of(error) in (None, 401, 402, 403):
-                raise self._unusable(error, None) from None
-            return None
+        for attempt in range(1, _PROBE_ATTEMPTS + 1):
+            try:
+                return await self._connection.models()
+            except FAULTS as error:
+                # Slow is not gone; nobody there now is nobody there, and is not waited for.
+                if classify(error) == "timeout" and attempt < _PROBE_ATTEMPTS:
+                    continue
+                if status_of(error) in (None, 401, 402, 403):
+                    raise self._unusable(error, None) from None
+                return None
+        raise AssertionError("the last attempt returns or raises")
 
     def _unusable(self, error: BaseException, served: Sequence[str] | None) -> JudgeError:
         """The one line that says why this server cannot judge and what to do."""
