@@ -135,6 +135,12 @@ def main_values(result):
     return found
 
 
+def p_values(result):
+    """Of the rankings: so large an AUROC if nothing were known."""
+    rows = result.scores.to_pylist()
+    return [row["p_value"] for row in rows if (row["metric"], row["kind"]) == ("auroc", "all")]
+
+
 def test_a_judge_who_knows_the_truth_scores_near_one_by_every_scorer(planted):
     result = scored(planted, Teacher(KNOWING))
     found = main_values(result)
@@ -143,6 +149,9 @@ def test_a_judge_who_knows_the_truth_scores_near_one_by_every_scorer(planted):
         assert len(values) == len(LATENTS), scorer
         floor = {"simulation": 0.7, "embedding": 0.85}.get(scorer, 0.99)
         assert min(values) > floor, scorer
+    ranked = p_values(result)
+    assert len(ranked) == 2 * len(LATENTS)
+    assert max(ranked) < 0.001
     assert result.missing == 0
     known = set(result.examples["example_id"].to_pylist())
     shown = {v["example_id"] for v in result.verdicts.to_pylist() if v["scorer"] != "output"}
@@ -164,6 +173,7 @@ def test_a_judge_who_guesses_is_at_chance_by_every_scorer(planted):
     assert abs(found["intruder"] - 0.2) < 4 * np.sqrt(0.16 / 60)
     assert abs(found["embedding"] - 0.5) < 0.1
     assert abs(found["surprisal"] - 0.5) < 0.1
+    assert np.mean(p_values(result)) > 0.2
     assert result.missing == 0
 
 

@@ -26,6 +26,7 @@ from glossator.score.intervals import student_t
 from glossator.score.judged import MAX_MISSING
 from glossator.score.lettered import LETTERS
 from glossator.score.output import output_p_value
+from glossator.score.permutation import ranking_p_value
 from glossator.score.ranking import auroc_figure
 from glossator.score.shares import Figure, share_figure
 
@@ -211,10 +212,11 @@ def _ranking(group: Group) -> list[Score]:
             asked = sum(bool(row["truth"]) == side for row in rows)
             unit = f"{'activating' if side else 'silent'} windows"
             refusal = refusal or group.refusal(unit, int((truth == side).sum()), asked, fewest)
-        figure = Figure(reason=refusal)
+        figure, p_value = Figure(reason=refusal), None
         if refusal is None:
             values = np.array([row["value"][0] for row in live], np.float64)
             figure = auroc_figure(values, truth, group.documents(live))
+            p_value = ranking_p_value(values, truth)
         scores.append(
             group.row(
                 "auroc",
@@ -224,6 +226,7 @@ def _ranking(group: Group) -> list[Score]:
                 n_positive=int(truth.sum()),
                 n_negative=int((~truth).sum()),
                 n_missing=len(rows) - len(live),
+                p_value=p_value,
             )
         )
     return scores
