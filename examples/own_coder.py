@@ -31,7 +31,8 @@ def coder_of(x: torch.Tensor, hookpoint: str) -> gl.SparseCoder:
         encoder_bias=torch.zeros(N_LATENTS),
         decoder=directions / K**0.5,  # K directions that point alike say the same thing K times
         decoder_bias=mean,
-        k=K,
+        rule=gl.TopK(K),
+        input_bias=mean,
         hookpoint=hookpoint,
     )
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from glossator.coders import SparseCoder, sparsify
+from glossator.encode import TopK
 from glossator.index import Index, IndexWriter
 from glossator.neighbours import RELATIONS, Neighbours, neighbours
 from tiny_runs import command
@@ -25,7 +26,9 @@ def coder(tmp_path):
     """A coder in a folder, with one row of zeros."""
     rows = torch.from_numpy(rows_of())
     rows[5] = 0
-    made = SparseCoder(rows.clone(), torch.zeros(L), rows, torch.zeros(WIDTH), k=4, hookpoint="h.0")
+    made = SparseCoder(
+        rows.clone(), torch.zeros(L), rows, torch.zeros(WIDTH), rule=TopK(4), hookpoint="h.0"
+    )
     folder = tmp_path / "saes" / "h.0"
     folder.mkdir(parents=True)
     sparsify.fill(made, folder)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from glossator._kernels.reference import NO_LATENT, topk_encode
 from glossator.coders import SparseCoder, TrainConfig, load_coder, sparsify, train, trained_coder
 from glossator.coders.train import _Trainer
+from glossator.encode import GroupMax, Threshold, TopK
 from glossator.errors import InputError
 
 
@@ -37,10 +38,12 @@ def _coder(n_latents=24, width=6, out=None, seed=0, **changes):
         "encoder_bias": random(n_latents),
         "decoder": random(n_latents, out),
         "decoder_bias": random(out),
-        "k": 4,
+        "rule": TopK(4),
         "hookpoint": "layers.1",
         "hookpoint_out": "layers.1",
     }
+    if out == width:
+        fields["input_bias"] = fields["decoder_bias"]
     return SparseCoder(**{**fields, **changes})
 
 
@@ -150,7 +153,7 @@ def test_a_row_without_activation_decodes_to_the_bias():
 
 def test_a_transcoder_reads_its_input_as_it_is_and_adds_its_skip():
     skip = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    coder = _coder(out=3, centred=False, skip=skip)
+    coder = _coder(out=3, skip=skip)
     x = torch.randn(9, 6, generator=torch.Generator().manual_seed(2))
     latents, activations = coder.encode(x)
     wanted, _ = topk_encode(x, coder.encoder_weight, coder.encoder_bias, 4)
@@ -170,8 +173,9 @@ def test_a_transcoder_reads_its_input_as_it_is_and_adds_its_skip():
         ({"decoder": torch.zeros(3, 6)}, "`decoder` has shape"),
         ({"decoder_bias": torch.zeros(7)}, "`decoder_bias` has shape"),
         ({"decoder_bias": torch.full((6,), float("nan"))}, "`decoder_bias` holds NaN"),
-        ({"k": 25}, "k = 25 of 24"),
-        ({"out": 3}, "cannot be centred"),
+        ({"rule": TopK(25)}, "k = 25 of 24"),
+        ({"input_bias": torch.zeros(5)}, "`input_bias` has shape"),
+        ({"normalization": "batch"}, "`batch`: not one of"),
     ],
 )
 def test_a_coder_that_contradicts_itself_is_refused(changes, said):
@@ -189,12 +193,22 @@ def test_another_width_is_refused_by_name():
 def test_the_hash_sees_every_weight_and_k():
     coder = _coder()
     assert coder.hash == _coder().hash == dataclasses.replace(coder, source="elsewhere").hash
-    changed = [dataclasses.replace(coder, k=5), dataclasses.replace(coder, centred=False)]
+    changed = [
+        dataclasses.replace(coder, **change)
+        for change in (
+            {"rule": TopK(5)},
+            {"rule": GroupMax(4)},
+            {"rule": Threshold(torch.zeros(24))},
+            {"input_bias": None},
+            {"normalization": "layer_norm"},
+            {"input_scale": 2.0},
+        )
+    ]
     for name in ("encoder_weight", "encoder_bias", "decoder", "decoder_bias"):
         weight = getattr(coder, name).clone()
         weight.flatten()[-1] += 1
         changed.append(dataclasses.replace(coder, **{name: weight}))
-    assert len({coder.hash, *(other.hash for other in changed)}) == 7
+    assert len({coder.hash, *(other.hash for other in changed)}) == 1 + len(changed)
 
 
 def test_quality_is_one_for_a_perfect_coder_and_counts_dead_latents():
@@ -204,7 +218,7 @@ def test_quality_is_one_for_a_perfect_coder_and_counts_dead_latents():
         encoder_bias=torch.zeros(10),
         decoder=torch.cat([eye, -eye, torch.zeros(2, 4)]),
         decoder_bias=torch.zeros(4),
-        k=4,
+        rule=TopK(4),
     )
     quality = coder.quality(torch.randn(5_000, 4, generator=torch.Generator().manual_seed(0)))
     assert quality.variance_explained == pytest.approx(1.0)
@@ -219,7 +233,7 @@ def test_quality_is_one_for_a_perfect_coder_and_counts_dead_latents():
 def test_what_is_written_is_read_again(tmp_path, transcoder):
     coder = _coder()
     if transcoder:
-        coder = _coder(out=3, centred=False, skip=torch.ones(3, 6), hookpoint_out="mlp.1")
+        coder = _coder(out=3, skip=torch.ones(3, 6), hookpoint_out="mlp.1")
     folder = sparsify.write(coder, tmp_path, {"steps": 3})
     for path, hookpoint in ((folder, None), (tmp_path, None), (tmp_path, "layers.1")):
         read = load_coder(path, hookpoint)

@@ -9,6 +9,7 @@ import torch
 
 from glossator.coders import SparseCoder, TrainConfig
 from glossator.corpus import Corpus, Document, StoredContexts, open_corpus, pack
+from glossator.encode import TopK
 from glossator.errors import InputError
 from glossator.harvest import collect_hidden, harvest, train_coder
 from glossator.index import Index
@@ -43,7 +44,7 @@ def _coder(width=32, hookpoint="layers.1", **changes):
         "encoder_bias": torch.zeros(64),
         "decoder": torch.randn(64, width, generator=made),
         "decoder_bias": torch.zeros(width),
-        "k": 5,
+        "rule": TopK(5),
         "hookpoint": hookpoint,
     }
     return SparseCoder(**{**fields, **changes})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from glossator.coders import SparseCoder
 from glossator.cooccurrence import Coactivation
+from glossator.encode import TopK
 from glossator.errors import InputError
 from glossator.neighbour_table import PAIRS, pair_table, write_pairs
 from glossator.neighbours import NO_NEIGHBOUR, RELATIONS, Neighbours, neighbours, relations
@@ -28,7 +29,7 @@ def coder_of(rows):
     weights = torch.from_numpy(rows)
     n, width = weights.shape
     return SparseCoder(
-        weights.clone(), torch.zeros(n), weights, torch.zeros(width), k=4, hookpoint="h.0"
+        weights.clone(), torch.zeros(n), weights, torch.zeros(width), rule=TopK(4), hookpoint="h.0"
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import glossator as gl
 from glossator.coders import SparseCoder
+from glossator.encode import TopK
 from glossator.errors import InputError
 from glossator.neighbours import NO_NEIGHBOUR, Neighbours, neighbours
 from glossator.progress import SILENT
@@ -149,7 +150,7 @@ def coder_of(rows):
     weights = torch.from_numpy(np.ascontiguousarray(rows))
     n, width = weights.shape
     return SparseCoder(
-        weights.clone(), torch.zeros(n), weights, torch.zeros(width), k=4, hookpoint="h.0"
+        weights.clone(), torch.zeros(n), weights, torch.zeros(width), rule=TopK(4), hookpoint="h.0"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from glossator.coders import SparseCoder
 from glossator.corpus import Corpus, Document, pack
+from glossator.encode import TopK
 from glossator.harvest import harvest, subject_activations
 from glossator.judges.base import Answer, Failure
 from glossator.records import TABLES
@@ -133,7 +134,7 @@ def coder_of(subject):
         encoder_bias=torch.zeros(64),
         decoder=torch.randn(64, width, generator=made),
         decoder_bias=torch.zeros(width),
-        k=5,
+        rule=TopK(5),
         hookpoint=subject.hookpoint,
     )
 

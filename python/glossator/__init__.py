@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from glossator.coders import SparseCoder, TrainConfig, load_coder
     from glossator.config import RunConfig, load_config
     from glossator.corpus import open_corpus, pack
+    from glossator.encode import Encoder, Gated, GroupMax, Threshold, TopK
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
     from glossator.neighbours import Neighbours
@@ -55,6 +56,7 @@ _ROOMS = {
     "coders": ("SparseCoder", "TrainConfig", "load_coder"),
     "config": ("RunConfig", "load_config"),
     "corpus": ("open_corpus", "pack"),
+    "encode": ("Encoder", "Gated", "GroupMax", "Threshold", "TopK"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
     "neighbours": ("Neighbours",),
@@ -71,10 +73,13 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "CorruptIndexError",
+    "Encoder",
     "Examples",
     "ExplainPlan",
     "Explanation",
+    "Gated",
     "GlossatorError",
+    "GroupMax",
     "Index",
     "IndexWriter",
     "InputError",
@@ -90,7 +95,9 @@ __all__ = [
     "Score",
     "SparseCoder",
     "Subject",
+    "Threshold",
     "TokenText",
+    "TopK",
     "TrainConfig",
     "Verdict",
     "__version__",

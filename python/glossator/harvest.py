@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from glossator.coders import SparseCoder, TrainConfig
+    from glossator.encode import Active
     from glossator.subjects import Subject
 
 __all__ = ["collect_hidden", "harvest", "refuse_misfit", "subject_activations", "train_coder"]
@@ -177,9 +178,16 @@ def harvest(
                 states = subject.hidden(batch.tokens, batch.attended)
             else:
                 states = torch.from_numpy(np.array(hidden[at : at + len(batch)]))
-            latents, activations = _encode(coder, states, batch)
-            writer.add(
-                batch.tokens, latents, activations, batch.document_ids, batch.mask, context=at
+            active, positions = _active(coder, states, batch)
+            places = positions[active.tokens()].cpu().numpy()
+            writer.add_coo(
+                batch.tokens,
+                *np.divmod(places, census.context_length),
+                active.latents,
+                active.activations,
+                batch.document_ids,
+                batch.mask,
+                context=at,
             )
             at += len(batch)
             bar.advance(batch.tokens.size)
@@ -192,21 +200,14 @@ def harvest(
     return index
 
 
-def _encode(
+def _active(
     coder: SparseCoder, states: torch.Tensor, batch: Contexts
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
-    """Latents and activations, [B, S, k]; nothing where the mask is False."""
+) -> tuple[Active, torch.Tensor]:
+    """The active latents of the tokens that count, and the flat positions of those tokens."""
     import torch
 
-    from glossator.coders import NO_LATENT
-
-    live = torch.from_numpy(batch.mask).to(states.device)
-    found, values = coder.encode(states[live])
-    latents = np.full((*batch.mask.shape, coder.k), NO_LATENT, np.uint32)
-    activations = np.zeros((*batch.mask.shape, coder.k), np.float32)
-    latents[batch.mask] = found.cpu().numpy().astype(np.uint32)
-    activations[batch.mask] = values.cpu().numpy()
-    return latents, activations
+    positions = torch.from_numpy(np.flatnonzero(batch.mask)).to(states.device)
+    return coder.active(states.flatten(0, 1)[positions]), positions
 
 
 def subject_activations(
@@ -237,8 +238,12 @@ def subject_activations(
         for first in range(0, len(rows), BATCH_ROWS):
             some = slice(first, first + BATCH_ROWS)
             batch = Contexts(rows.tokens[some], rows.document_ids[some], rows.mask[some])
-            latents, values = _encode(coder, subject.hidden(batch.tokens, batch.attended), batch)
-            own = np.where(latents == latent, values, np.float32(0.0)).sum(axis=2)
+            states = subject.hidden(batch.tokens, batch.attended)
+            active, positions = _active(coder, states, batch)
+            own = np.zeros(batch.mask.shape, np.float32)
+            chosen = active.latents == latent
+            places = positions[active.tokens()[chosen]].cpu().numpy()
+            own.flat[places] = active.activations[chosen].cpu().numpy()
             found += [
                 (batch.tokens[row][live], own[row][live]) for row, live in enumerate(batch.mask)
             ]

@@ -7,7 +7,8 @@ coder.describe()
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -16,12 +17,12 @@ import numpy.typing as npt
 import torch
 import xxhash
 
-from glossator._kernels.reference import NO_LATENT, topk_encode
+from glossator._kernels.reference import NO_LATENT
+from glossator.coders.normalize import NORMALIZATIONS, normalized, restored
+from glossator.encode import ActivationRule, Active, Encoder
 from glossator.errors import InputError
 
 __all__ = ["NO_LATENT", "Quality", "SparseCoder"]
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -45,62 +46,93 @@ class Quality:
 
 @dataclass(frozen=True, eq=False)
 class SparseCoder:
-    """A top-K sparse autoencoder or transcoder.
+    """A sparse autoencoder or transcoder: whatever the file, these are its conventions.
 
-    It encodes `top_k(relu((x − b) @ encoder_weight.T + encoder_bias))`, where b is `decoder_bias`
-    if `centred`, else 0; and decodes `Σ activation · decoder[latent] + decoder_bias`, plus
-    `x @ skip.T` where it has a skip connection.
+    It encodes, with `rule` over the L pre-activations of a token,
+
+        pre = (norm(x · input_scale) − input_bias) @ encoder_weight.T + encoder_bias
+
+    and decodes `Σ activation · decoder_scale[latent] · decoder[latent] + decoder_bias`, then times
+    `output_scale`, then with `norm` undone, plus `x @ skip.T` where it has a skip connection.
 
     Attributes:
         encoder_weight: float32[L, d].
         encoder_bias: float32[L].
-        decoder: float32[L, d_out]: rows as stored.
+        decoder: float32[L, d_out]: rows as stored, no norm folded in.
         decoder_bias: float32[d_out].
-        k: active latents per row, at most.
-        centred: whether the decoder's bias is taken off before encoding (autoencoders).
+        rule: which latents are active, and how strongly.
+        input_bias: float32[d], taken off what is encoded: an autoencoder's decoder bias, where it
+            does so; or None.
+        normalization: what is done to each row before that: `none`, `layer_norm` (its mean off,
+            divided by its standard deviation) or `unit_norm` (to a norm of √d).
+        input_scale: a constant factor on the way in.
+        output_scale: a constant factor on the way out.
+        decoder_scale: float32[L], or None: for activations that carry the decoder's norm, its
+            inverse.
         skip: float32[d_out, d], or None.
+        decoders: of a cross-layer coder, float32[L, d_out] by hookpoint; `decoder` is the first.
         hookpoint: the module whose output it reads; None where the files do not say.
         hookpoint_out: the module whose output it writes; the same for an autoencoder.
         source: where it came from: format and path.
+        declared: what the files claim of it, for the check against real hidden states.
     """
 
     encoder_weight: torch.Tensor
     encoder_bias: torch.Tensor
     decoder: torch.Tensor
     decoder_bias: torch.Tensor
-    k: int
-    centred: bool = True
+    rule: ActivationRule
+    input_bias: torch.Tensor | None = None
+    normalization: str = "none"
+    input_scale: float = 1.0
+    output_scale: float = 1.0
+    decoder_scale: torch.Tensor | None = None
     skip: torch.Tensor | None = None
+    decoders: Mapping[str, torch.Tensor] = field(default_factory=dict)
     hookpoint: str | None = None
     hookpoint_out: str | None = None
     source: str = "memory"
+    declared: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n_latents, width = self.encoder_weight.shape
         out = self.decoder.shape[-1]
         wanted = {
-            "encoder_bias": (self.encoder_bias, (n_latents,)),
-            "decoder": (self.decoder, (n_latents, out)),
-            "decoder_bias": (self.decoder_bias, (out,)),
-            "skip": (self.skip, (out, width)),
+            "encoder_weight": (n_latents, width),
+            "encoder_bias": (n_latents,),
+            "decoder": (n_latents, out),
+            "decoder_bias": (out,),
+            "input_bias": (width,),
+            "decoder_scale": (n_latents,),
+            "skip": (out, width),
         }
-        for name, (tensor, shape) in wanted.items():
-            if tensor is not None and tuple(tensor.shape) != shape:
+        for name, tensor in self._weights().items():
+            shape = wanted.get(name)
+            if shape is not None and tuple(tensor.shape) != shape:
                 raise InputError(
                     f"coder {self.source}: `{name}` has shape {list(tensor.shape)}, "
                     f"but the encoder's weight asks for {list(shape)}"
                 )
-        for name in ("encoder_weight", "encoder_bias", "decoder", "decoder_bias", "skip"):
-            tensor = getattr(self, name)
-            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            if not bool(torch.isfinite(tensor).all()):
                 raise InputError(f"coder {self.source}: `{name}` holds NaN or infinity")
-        if not 1 <= self.k <= n_latents:
-            raise InputError(f"coder {self.source}: k = {self.k} of {n_latents} latents")
-        if self.centred and width != out:
+        try:
+            self.rule.check(n_latents)
+        except InputError as error:
+            raise InputError(f"coder {self.source}: {error}") from error
+        if self.normalization not in NORMALIZATIONS:
+            known = ", ".join(f"`{name}`" for name in NORMALIZATIONS)
             raise InputError(
-                f"coder {self.source}: reads {width} numbers and writes {out}, so its input cannot "
-                "be centred on its output's bias; a transcoder says `transcode`"
+                f"coder {self.source}: normalization `{self.normalization}`: not one of {known}"
             )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Every tensor that is there, by name."""
+        names = ("encoder_weight", "encoder_bias", "decoder", "decoder_bias")
+        optional = ("input_bias", "decoder_scale", "skip")
+        found = {name: getattr(self, name) for name in names}
+        found |= {n: tensor for n in optional if (tensor := getattr(self, n)) is not None}
+        found |= self.rule.tensors()
+        return found | {f"decoder of {name}": rows for name, rows in self.decoders.items()}
 
     @property
     def n_latents(self) -> int:
@@ -117,17 +149,64 @@ class SparseCoder:
         """d_out: numbers in what it writes."""
         return self.decoder.shape[1]
 
+    @property
+    def k(self) -> int | None:
+        """Active latents of a token, at most; None where a threshold decides."""
+        return getattr(self.rule, "k", None)
+
     @cached_property
     def hash(self) -> str:
-        """xxh3-128 of everything that decides the result: weights, k, centring."""
-        digest = xxhash.xxh3_128(f"topk {self.k} {self.centred}".encode())
-        for tensor in (
-            *(self.encoder_weight, self.encoder_bias, self.decoder, self.decoder_bias),
-            *(() if self.skip is None else (self.skip,)),
-        ):
-            digest.update(f"{list(tensor.shape)}".encode())
+        """xxh3-128 of everything that decides the result: weights, rule and conventions."""
+        said = (
+            type(self.rule).__name__,
+            self.k,
+            self.normalization,
+            self.input_scale,
+            self.output_scale,
+        )
+        digest = xxhash.xxh3_128(repr(said).encode())
+        for name, tensor in self._weights().items():
+            digest.update(f"{name} {list(tensor.shape)}".encode())
             digest.update(np.ascontiguousarray(tensor.cpu().numpy(), "<f4").data)
         return digest.hexdigest()
+
+    @cached_property
+    def _encoders(self) -> dict[tuple[torch.device, str], Encoder]:
+        return {}
+
+    def encoder_input(self, x: torch.Tensor) -> torch.Tensor:
+        """What the encoder multiplies: `norm(x · input_scale) − input_bias`, float32[N, d].
+
+        Raises:
+            InputError: `x` has another width than the coder.
+        """
+        if x.ndim != 2 or x.shape[1] != self.width:
+            raise InputError(
+                f"coder {self.source} reads rows of {self.width} numbers; "
+                f"x has shape {list(x.shape)}"
+            )
+        given = x.float() if self.input_scale == 1.0 else x.float() * self.input_scale
+        given, _ = normalized(given, self.normalization)
+        return given if self.input_bias is None else given - self.input_bias.to(x.device)
+
+    @torch.no_grad()
+    def active(self, x: torch.Tensor, *, dtype: str = "float32") -> Active:
+        """The active latents of each row, as sparse rows on its device.
+
+        Args:
+            x: float[N, d].
+            dtype: what both operands of the product are rounded to; the result is exact for them.
+
+        Raises:
+            InputError: `x` has another width than the coder, or holds NaN or infinity.
+        """
+        given = self.encoder_input(x)
+        key = (given.device, dtype)
+        if key not in self._encoders:
+            self._encoders[key] = Encoder(
+                self.encoder_weight, self.encoder_bias, self.rule, dtype=dtype, device=given.device
+            )
+        return self._encoders[key].encode(given)
 
     @overload
     def encode(self, x: torch.Tensor, *, dtype: str = ...) -> tuple[torch.Tensor, torch.Tensor]: ...
@@ -137,11 +216,10 @@ class SparseCoder:
         self, x: npt.NDArray[np.floating[Any]], *, dtype: str = ...
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]: ...
 
-    @torch.no_grad()
     def encode(
         self, x: torch.Tensor | npt.NDArray[np.floating[Any]], *, dtype: str = "float32"
     ) -> tuple[torch.Tensor, torch.Tensor] | tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
-        """The active latents of each row, strongest first.
+        """The active latents of each row, strongest first, in rows of one length.
 
         Args:
             x: float[N, d].
@@ -149,28 +227,14 @@ class SparseCoder:
 
         Returns:
             latents uint32[N, k] and activations float32[N, k]; from a tensor, tensors on its
-            device, the latents int64. A shorter row is filled with 0xFFFFFFFF and 0.
+            device, the latents int64. A shorter row is filled with 0xFFFFFFFF and 0. Where a
+            threshold decides, k is the longest row's.
 
         Raises:
             InputError: `x` has another width than the coder, or holds NaN or infinity.
         """
-        if dtype not in _DTYPES:
-            raise InputError(f"dtype `{dtype}`: not one of {', '.join(map(repr, _DTYPES))}")
         given = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(x))
-        if given.ndim != 2 or given.shape[1] != self.width:
-            raise InputError(
-                f"coder {self.source} reads rows of {self.width} numbers; "
-                f"x has shape {list(given.shape)}"
-            )
-        if self.centred:
-            given = given.float() - self.decoder_bias.to(given.device)
-        activations, latents = topk_encode(
-            given,
-            self.encoder_weight.to(given.device),
-            self.encoder_bias.to(given.device),
-            self.k,
-            dtype=_DTYPES[dtype],
-        )
+        latents, activations = self.active(given, dtype=dtype).rows(self.k)
         if isinstance(x, torch.Tensor):
             return latents, activations
         return latents.numpy().astype(np.uint32), activations.numpy()
@@ -200,25 +264,33 @@ class SparseCoder:
         Args:
             latents: integers[N, k] as `encode` gives them.
             activations: float[N, k].
-            x: what was encoded; needed by a coder with a skip connection.
+            x: what was encoded; needed where there is a skip connection or a norm to undo.
 
         Raises:
-            InputError: the coder has a skip connection and `x` is None.
+            InputError: the coder needs `x`, and it is None.
         """
         given = isinstance(latents, torch.Tensor)
         ids = latents if isinstance(latents, torch.Tensor) else torch.from_numpy(_signed(latents))
         values = torch.as_tensor(activations).float()
-        empty = values == 0
+        ids = ids.long().masked_fill(values == 0, 0)
+        if self.decoder_scale is not None:
+            values = values * self.decoder_scale.to(values.device)[ids]
         result = torch.nn.functional.embedding_bag(
-            ids.long().masked_fill(empty, 0),
-            self.decoder.to(values.device),
-            per_sample_weights=values,
-            mode="sum",
-        ) + self.decoder_bias.to(values.device)
-        if self.skip is not None:
-            if x is None:
-                raise InputError(f"coder {self.source} has a skip connection: decode needs `x`")
-            result += torch.as_tensor(x).float() @ self.skip.to(values.device).T
+            ids, self.decoder.to(values.device), per_sample_weights=values, mode="sum"
+        )
+        result = (result + self.decoder_bias.to(values.device)) * self.output_scale
+        for needs, what in (
+            (self.skip is not None, "a skip connection"),
+            (self.normalization != "none", f"`{self.normalization}` to undo"),
+        ):
+            if needs and x is None:
+                raise InputError(f"coder {self.source} has {what}: decode needs `x`")
+        if x is not None:
+            rows = torch.as_tensor(x).float()
+            _, undo = normalized(rows * self.input_scale, self.normalization)
+            result = restored(result, undo)
+            if self.skip is not None:
+                result += rows @ self.skip.to(values.device).T
         return result if given else result.numpy()
 
     def quality(self, x: torch.Tensor, target: torch.Tensor | None = None) -> Quality:
@@ -256,12 +328,18 @@ class SparseCoder:
         norms = self.decoder.norm(dim=1)
         return {
             "source": self.source,
-            "rule": f"topk({self.k}) of relu",
+            "rule": self.rule.describe(),
             "n_latents": self.n_latents,
             "width": self.width,
             "width_out": self.width_out,
-            "input_centred_on_decoder_bias": self.centred,
+            "normalization": self.normalization,
+            "input_scale": self.input_scale,
+            "output_scale": self.output_scale,
+            "input_bias": self.input_bias is not None,
+            "decoder_scale": self.decoder_scale is not None,
             "skip": self.skip is not None,
+            "decoders": list(self.decoders),
+            "declared": dict(self.declared),
             "decoder_norm_min": float(norms.min()),
             "decoder_norm_max": float(norms.max()),
             "hookpoint": self.hookpoint,

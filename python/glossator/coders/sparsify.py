@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glossator.coders.record import SparseCoder
+from glossator.encode import TopK
 from glossator.errors import InputError
 from glossator.folders import new_folder
 
@@ -72,8 +73,8 @@ def read(path: Path, hookpoint: str | None = None) -> SparseCoder:
         encoder_bias=tensors["encoder.bias"],
         decoder=tensors["W_dec"],
         decoder_bias=tensors["b_dec"],
-        k=config["k"],
-        centred=not transcode,
+        rule=TopK(config["k"]),
+        input_bias=None if transcode else tensors["b_dec"],
         skip=tensors.get(_SKIP),
         hookpoint=name,
         hookpoint_out=None if transcode else name,
@@ -106,7 +107,22 @@ def write(coder: SparseCoder, path: Path, facts: dict[str, Any] | None = None) -
 
 
 def fill(coder: SparseCoder, folder: Path, facts: dict[str, Any] | None = None) -> None:
-    """Write a coder's files into a folder."""
+    """Write a coder's files into a folder.
+
+    Raises:
+        InputError: the layout has no word for one of the coder's conventions.
+    """
+    if (
+        not isinstance(coder.rule, TopK)
+        or (coder.normalization, coder.input_scale, coder.output_scale) != ("none", 1.0, 1.0)
+        or coder.decoder_scale is not None
+        or coder.decoders
+        or not (coder.input_bias is None or torch.equal(coder.input_bias, coder.decoder_bias))
+    ):
+        raise InputError(
+            f"coder {coder.source}: the sparsify layout holds top-K coders that read their input "
+            "as it is, or less their decoder's bias; this one is another"
+        )
     tensors = {
         "encoder.weight": coder.encoder_weight,
         "encoder.bias": coder.encoder_bias,
@@ -126,7 +142,7 @@ def fill(coder: SparseCoder, folder: Path, facts: dict[str, Any] | None = None) 
         "k": coder.k,
         "multi_topk": False,
         "skip_connection": coder.skip is not None,
-        "transcode": not coder.centred,
+        "transcode": coder.input_bias is None,
         "d_in": coder.width,
     }
     (folder / _CONFIG).write_text(json.dumps(config, indent=1))

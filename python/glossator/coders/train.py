@@ -25,6 +25,7 @@ from pydantic import Field
 
 from glossator.coders import sparsify
 from glossator.coders.record import SparseCoder
+from glossator.encode import TopK
 from glossator.errors import InputError
 from glossator.folders import cache_folder, new_folder
 from glossator.progress import SILENT, Progress
@@ -233,12 +234,14 @@ class _Trainer:
         self, mean: torch.Tensor, scale: torch.Tensor, k: int, hookpoint: str | None
     ) -> SparseCoder:
         """The weights for hidden states as the model gives them."""
+        bias = mean + self.decoder_bias.detach() * scale
         return SparseCoder(
             encoder_weight=self.encoder.detach().clone(),
             encoder_bias=self.encoder_bias.detach() * scale,
             decoder=self.decoder.detach().clone(),
-            decoder_bias=mean + self.decoder_bias.detach() * scale,
-            k=k,
+            decoder_bias=bias,
+            rule=TopK(k),
+            input_bias=bias,
             hookpoint=hookpoint,
             hookpoint_out=hookpoint,
             source="trained",
