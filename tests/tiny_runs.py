@@ -323,7 +323,7 @@ def save_coder(folder: Path, directions: list[torch.Tensor], bias: float = -0.6)
         encoder_bias=biases,
         decoder=torch.nn.functional.normalize(encoder + 1e-3, dim=1),
         decoder_bias=torch.zeros(width),
-        k=4,
+        rule=TopK(4),
         hookpoint=HOOKPOINT,
         hookpoint_out=HOOKPOINT,
     )
