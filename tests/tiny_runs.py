@@ -38,6 +38,7 @@ from transformers.utils import logging
 
 from glossator.cli import main
 from glossator.coders import SparseCoder, sparsify
+from glossator.encode import TopK
 from judge_servers import Reply, Request, coin
 
 LIVE, RARE, DEAD = 12, 2, 2
