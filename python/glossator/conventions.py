@@ -121,6 +121,7 @@ def _scales(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Iterat
     root = math.sqrt(coder.width)
     fit = root / max(float(x.norm(dim=1).mean()), 1e-12)
     now = coder.input_scale
+    undone = ", undone on the way out" if target is x else ""
     tried = [now]
     for scale, name in (
         (1.0, "no factor on its input"),
@@ -134,7 +135,7 @@ def _scales(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Iterat
             back = 1.0 / scale if target is x else coder.output_scale
             yield (
                 "input scale",
-                f"{name} (a factor of {scale:.4g}{', undone on the way out' if target is x else ''})",
+                f"{name} (a factor of {scale:.4g}{undone})",
                 f"`input_scale={scale:.6g}, output_scale={back:.6g}`",
                 lambda scale=scale, back=back: {  # type: ignore[misc]
                     "input_scale": scale,

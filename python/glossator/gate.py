@@ -172,7 +172,8 @@ def check_coder(
     compared, trials = None, []
     if not (claims.met_by(figures) and claims.met_by(ordinary)):
         kept = _spread(kept, _TRIAL_ROWS, _TRIAL_PRODUCTS // weights)
-        some, meant = states[kept], wanted[kept]
+        some = states[kept]
+        meant = some if target is None else wanted[kept]
         compared = _measured(coder, some, meant)
         choices = {name: rows[kept] for name, rows in choices.items()}
         for reading in readings(coder, some, meant, choices, transcodes=target is not None):
@@ -343,14 +344,16 @@ def _measured(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Figu
     active = torch.zeros(coder.n_latents, dtype=torch.int64, device=x.device)
     mean = target.float().mean(0)
     room = max(_DECODED // coder.width_out, coder.n_latents)
-    for some in torch.arange(len(x)).split(max(_CHUNK_ELEMENTS // coder.n_latents, 1)):
+    step = max(_CHUNK_ELEMENTS // coder.n_latents, 1)
+    for some in (slice(begin, begin + step) for begin in range(0, len(x), step)):
         found = coder.active(x[some])
         active += torch.bincount(found.latents, minlength=coder.n_latents)
         fit = int((found.starts[1:] <= room).sum())
         room -= int(found.starts[fit])
         if not fit:
             continue
-        latents, activations = (part[:fit] for part in found.rows())
+        longest = max(int(found.starts.diff().max()), 1)
+        latents, activations = (part[:fit] for part in found.rows(longest))
         wanted = target[some][:fit].float()
         guess = coder.decode(latents, activations, x[some][:fit])
         error += float((wanted - guess).square().sum(dtype=torch.float64))
@@ -368,7 +371,8 @@ def _measured(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Figu
 def _ordinary(rows: torch.Tensor) -> torch.Tensor:
     """bool[N] on the CPU: of an ordinary norm."""
     norms = rows.float().norm(dim=1)
-    return (norms <= _OUTLYING * norms.median()).cpu()
+    usual: torch.Tensor = norms <= _OUTLYING * norms.median()
+    return usual.cpu()
 
 
 def _spread(at: torch.Tensor, *limits: int) -> torch.Tensor:
