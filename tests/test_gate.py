@@ -10,6 +10,8 @@ from glossator.encode import Threshold, TopK
 from glossator.errors import InputError
 from glossator.gate import GateReport, check_coder, refuse_misread
 
+# Products this small only wait for a second thread.
+torch.set_num_threads(1)
 D, K = 32, 3
 
 
@@ -20,11 +22,11 @@ def _planted(n_latents=48, *, norms=False):
     rest = torch.nn.functional.normalize(torch.randn(n_latents - D, D, generator=made), dim=1)
     rows = torch.cat((basis, rest))
     bias = 3 * torch.randn(D, generator=made)
-    chosen = torch.rand(1_500, D, generator=made).topk(K, dim=1).indices
-    values = torch.zeros(1_500, n_latents).scatter_(
-        1, chosen, 6 + 4 * torch.rand(1_500, K, generator=made)
+    chosen = torch.rand(600, D, generator=made).topk(K, dim=1).indices
+    values = torch.zeros(600, n_latents).scatter_(
+        1, chosen, 6 + 4 * torch.rand(600, K, generator=made)
     )
-    x = values @ rows + bias + 0.3 * torch.randn(1_500, D, generator=made)
+    x = values @ rows + bias + 0.3 * torch.randn(600, D, generator=made)
     size = 0.2 + 3 * torch.rand(n_latents, generator=made) if norms else torch.ones(n_latents)
     coder = SparseCoder(
         encoder_weight=rows,
