@@ -26,6 +26,8 @@ FLOORS = {
     "judges": 2,
     "subjects": 2,
     "text": 2,
+    "conventions": 2.2,
+    "gate": 2.3,
     "cooccurrence": 3,
     "neighbour_table": 3.01,
     "neighbours": 3.02,
