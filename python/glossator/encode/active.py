@@ -57,7 +57,7 @@ class Active:
                 0xFFFFFFFF and activation 0.
         """
         counts = self.starts.diff()
-        width = int(counts.max()) if k is None and len(counts) else k or 0
+        width = k or (int(counts.max()) if len(counts) else 0)
         shape = (len(counts), width)
         latents = torch.full(shape, NO_LATENT, dtype=torch.int64, device=counts.device)
         activations = torch.zeros(shape, dtype=torch.float32, device=counts.device)
