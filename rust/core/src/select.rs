@@ -190,6 +190,7 @@ impl<'a> Selector<'a> {
             return false;
         };
         scratch.candidates.clear();
+        let mut around = 0.0;
         if margin.is_useless() {
             scratch.candidates.extend(0..n as u32);
         } else {
@@ -198,7 +199,7 @@ impl<'a> Selector<'a> {
                 _ => 1,
             };
             let largest = scratch.scan.look(proposed, &self.offset, groups, self.wide);
-            let around = margin.around(largest);
+            around = margin.around(largest);
             let least = match self.rule {
                 Rule::TopK(k) => margin::least(scratch.scan.kth(k), around),
                 _ => -around,
@@ -208,9 +209,31 @@ impl<'a> Selector<'a> {
                 .scan
                 .gather(proposed, &self.offset, least, self.wide, candidates);
         }
-        found.rescored += scratch.candidates.len() as u64;
         let values = &mut scratch.values;
-        dot::dots(x, &self.exact, &scratch.candidates, self.wide, values);
+        values.clear();
+        let mut known = 0;
+        if let Rule::TopK(k) = self.rule
+            && scratch.candidates.len() > k
+            && !margin.is_useless()
+        {
+            // The likely ones first: the least of them leaves fewer of the others.
+            let key = |&at: &u32| proposed.at(at as usize) + self.bias[at as usize];
+            let candidates = &mut scratch.candidates;
+            candidates.select_nth_unstable_by(k - 1, |a, b| key(b).total_cmp(&key(a)));
+            dot::dots(x, &self.exact, &candidates[..k], self.wide, values);
+            let pre = |(&value, &at): (&f32, &u32)| value + self.bias[at as usize];
+            let kth = values.iter().zip(&candidates[..]).map(pre);
+            let least = margin::least_beside(kth.fold(f32::INFINITY, f32::min), around);
+            let mut place = 0;
+            candidates.retain(|at| {
+                place += 1;
+                place <= k || key(at) >= least
+            });
+            known = k;
+        }
+        found.rescored += scratch.candidates.len() as u64;
+        let others = &scratch.candidates[known..];
+        dot::dots(x, &self.exact, others, self.wide, values);
         scratch.order.clear();
         let mut finite = true;
         for (&latent, &dot) in scratch.candidates.iter().zip(values.iter()) {

@@ -80,7 +80,7 @@ mod tests {
         let latents = [0, 2, 2, NO_LATENT, 1, 2];
         let values = [1.0, 0.5, 1e-9, 7.0, 0.0, 1e30];
         statistics.add(&latents, &values).unwrap();
-        statistics.add(&[0], &[1.06]).unwrap();
+        statistics.add(&[0], &[1.03125]).unwrap();
         assert_eq!(
             statistics.add(&[3], &[1.0]).unwrap_err().to_string(),
             "entry 0: latent 3 of 3 with activation 1"
@@ -91,8 +91,8 @@ mod tests {
         );
         let third = &histogram[2 * BINS..];
         assert_eq!((third[0], third[112], third[255]), (1, 1, 1));
-        assert_eq!(maximum, [1.06, 0.0, 1e30]);
-        assert_eq!(total[0], (1 << 20) + 1_111_491);
+        assert_eq!(maximum, [1.03125, 0.0, 1e30]);
+        assert_eq!(total[0], (1 << 20) + 1_081_344);
         assert_eq!((total[1], total[2]), (0, i64::MAX));
     }
 }

@@ -41,7 +41,7 @@ impl Exact<'_> {
     }
 }
 
-/// The dots of a row with some latents, into `values`.
+/// Appends the dots of a row with some latents.
 pub(super) fn dots(
     x: &[f32],
     exact: &Exact<'_>,
@@ -49,7 +49,6 @@ pub(super) fn dots(
     wide: bool,
     values: &mut Vec<f32>,
 ) {
-    values.clear();
     #[cfg(target_arch = "x86_64")]
     if wide {
         // SAFETY: `wide` is set where the processor has the instructions.

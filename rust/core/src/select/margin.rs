@@ -20,7 +20,9 @@
 //! of the result. Hence, with `m` the sum above, if `K` is a lower bound of the `k`-th largest rounded
 //! `p + b`, then `k` pre-activations are at least `K (1 − 4u) − m (1 + 4u)`, and one that is at least as
 //! large as these has a proposal of at least `K − 8u|K| − 2m (1 + 8u)`: nothing below can be among the
-//! `k` largest, nor equal to the last of them. Finite weights and rows whose products could overflow
+//! `k` largest, nor equal to the last of them. Once `k` of them are computed, the least, `T`, takes
+//! the place of the first margin: what is at least `T` has a proposal of at least
+//! `T − 8u|T| − m (1 + 8u)`. Finite weights and rows whose products could overflow
 //! have no margin; all their pre-activations are computed in the defined order.
 
 use rayon::prelude::*;
@@ -149,6 +151,13 @@ pub(super) fn least(kth: f32, around: f32) -> f32 {
     let (kth, around) = (f64::from(kth), f64::from(around));
     let least = kth - 8.0 * U * kth.abs() - 2.0 * around * (1.0 + 8.0 * U);
     // Only positive pre-activations are kept.
+    (least as f32).next_down().max(-(around as f32))
+}
+
+/// What a proposal and its bias must reach, given the least of `k` pre-activations.
+pub(super) fn least_beside(pre: f32, around: f32) -> f32 {
+    let (pre, around) = (f64::from(pre), f64::from(around));
+    let least = pre - 8.0 * U * pre.abs() - around * (1.0 + 8.0 * U);
     (least as f32).next_down().max(-(around as f32))
 }
 

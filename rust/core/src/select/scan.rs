@@ -42,6 +42,13 @@ impl<'a> Proposed<'a> {
         matches!(self, Self::Bf16(_))
     }
 
+    pub(super) fn at(&self, at: usize) -> f32 {
+        match self {
+            Self::Bf16(values) => widen(values[at]),
+            Self::Float32(values) => values[at],
+        }
+    }
+
     pub(super) fn row(&self, row: usize, n: usize) -> Proposed<'a> {
         match self {
             Self::Bf16(values) => Self::Bf16(&values[row * n..][..n]),
@@ -184,12 +191,8 @@ impl Scan {
             return;
         }
         let _ = wide;
-        let given = |at: usize| match proposed {
-            Proposed::Bf16(values) => widen(values[at]),
-            Proposed::Float32(values) => values[at],
-        };
         for (at, &offset) in offset.iter().enumerate() {
-            if given(first + at) + offset >= least {
+            if proposed.at(first + at) + offset >= least {
                 found.push((first + at) as u32);
             }
         }
