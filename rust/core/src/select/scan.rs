@@ -134,18 +134,24 @@ impl Scan {
     /// A lower bound of the `k`-th largest proposal, or 0 if that is not positive.
     pub(super) fn kth(&self, k: usize) -> f32 {
         let groups: &[f32] = self.groups.as_flattened();
-        let reach = |bits: u32| {
+        let count = |bits: u32| {
             let bound = f32::from_bits(bits);
-            groups.iter().map(|&v| u32::from(v >= bound)).sum::<u32>() as usize >= k
+            let reach = |&value: &f32| u32::from(value >= bound);
+            groups.iter().map(reach).sum::<u32>() as usize
         };
+        let most = groups.iter().fold(0.0f32, |most, &value| most.max(value));
         // Positive floats are in the order of their bits; 13 of these are enough.
-        let (mut low, mut high) = (0, f32::INFINITY.to_bits());
+        let (mut low, mut high) = (0, most.to_bits() + 1);
         while high - low > 1 << 12 {
             let middle = low + (high - low) / 2;
-            if reach(middle) {
+            let count = count(middle);
+            if count >= k {
                 low = middle;
             } else {
                 high = middle;
+            }
+            if count == k {
+                break;
             }
         }
         f32::from_bits(low)
