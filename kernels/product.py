@@ -13,7 +13,8 @@
             _tile(t, ...)
             t += tl.num_programs(0)
     else:
-        for t in tl.range(tl.program_id(0), n_tiles(N, L, BM, BN), tl.num_programs(0), flatten=FLATTEN):
+        n, step = n_tiles(N, L, BM, BN), tl.num_programs(0)
+        for t in tl.range(tl.program_id(0), n, step, flatten=FLATTEN):
             _tile(t, ...)
 
 Operands are bf16, the sum is float32. A flattened loop fetches the next tile's operands while this
