@@ -196,6 +196,8 @@ def tile_shape(d: int, device: torch.device) -> TileShape:
     """The shape for operands of padded width d on a device."""
     if device.type != "cuda":
         return TINY
-    if torch.cuda.get_device_capability(device) < (9, 0):
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (9, 0):
         return BEFORE_TMA
-    return LARGE
+    # From 10.0 on a thread owns whole rows of a tile, and those of 256 cost moves between threads.
+    return LARGE if capability < (10, 0) else SMALL
