@@ -47,6 +47,8 @@ WIDTH = 64
 _SEED = 20_240_731
 """Of the order of latents: any will do, as long as it stays the same."""
 _BLOCK = 1_024
+_LARGEST = 2.0**56
+"""What an element of a token stays below: its square, 65,536 times, is a float32."""
 _SUM_ERROR = 1.25 * 2.0**-24
 _ROUNDED_UP = 1.0 + 2.0**-12
 """For the norms, which are float32 sums themselves."""
@@ -63,7 +65,7 @@ class Rows:
     margin: torch.Tensor
     """float32[N]: bound of a product's distance from its rescored value."""
     bad: torch.Tensor
-    """int32[N]: 1 where the row holds NaN, infinity or what overflows; its operands are zeros."""
+    """int32[N]: 1 where the row holds NaN, infinity or 2^56 and more; its operands are zeros."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def prepare_rows_kernel(
     BIASED: tl.constexpr,
     SAME: tl.constexpr,
     SUM_ERROR: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
     """One program a row: both operands, the row's margin, whether it is finite."""
     row = tl.program_id(0).to(tl.int64)
@@ -232,10 +235,12 @@ def prepare_rows_kernel(
         if BIASED:
             x -= tl.load(input_bias_ptr + column, mask=there, other=0.0)
         exact = _rounded(x, exact_ptr.dtype.element_ty)
-        fine = exact.to(tl.float32)
+        # Not finite, or so large that squares overflow: nothing of it is used.
+        usable = tl.abs(exact.to(tl.float32)) < LARGEST
+        finite &= usable.to(tl.int32)
+        fine = tl.where(usable, exact.to(tl.float32), 0.0)
         product = _rounded(fine, tl.bfloat16)
         coarse = product.to(tl.float32)
-        finite &= (tl.abs(coarse) < float("inf")).to(tl.int32)
         left = fine - coarse
         square += fine * fine
         square_lost += left * left
@@ -297,6 +302,7 @@ def prepare_rows(x: torch.Tensor, operands: Operands) -> Rows:
             SAME=same,
             # 64: the adding of lanes and biases, here and in `rescore`.
             SUM_ERROR=_SUM_ERROR * (D + 64),
+            LARGEST=_LARGEST,
             num_warps=4,
         )
     return Rows(product=coarse, exact=exact, margin=margin, bad=bad)
