@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ActivationStatistics"]
 
 BINS = 256
-"""Bins of a latent: 16 an octave, from 2^-8 to 2^8; the first and the last hold what lies outside."""
+"""Bins of a latent, 16 an octave from 2^-8 to 2^8; the first and last hold what lies outside."""
 
 _UNIT = 2.0**-20
 _ROWS = 4_096
@@ -134,7 +134,8 @@ class ActivationStatistics:
 
     def counts(self) -> npt.NDArray[np.uint64]:
         """How often each latent was active, uint64[L]."""
-        return np.sum(self._gather(), axis=1, dtype=np.uint64)
+        counts: npt.NDArray[np.uint64] = self._gather().sum(axis=1, dtype=np.uint64)
+        return counts
 
     def density(self, n_tokens: int) -> npt.NDArray[np.float64]:
         """The share of tokens on which each latent was active, float64[L].
@@ -147,7 +148,7 @@ class ActivationStatistics:
         """
         if n_tokens < 1:
             raise InputError(f"`n_tokens` is {n_tokens}; it must be at least 1")
-        return self.counts().astype(np.float64) / n_tokens
+        return np.divide(self.counts(), n_tokens, dtype=np.float64)
 
     def maximum(self) -> npt.NDArray[np.float32]:
         """The largest activation of each latent, float32[L]; 0 where it was never active."""
