@@ -32,6 +32,7 @@ FLOORS = {
     "neighbour_table": 3.01,
     "neighbours": 3.02,
     "sampling": 3.03,
+    "statistics": 2.1,
     "index": 3.1,
     "harvest": 3.2,
     "shown": 3.2,
