@@ -47,6 +47,7 @@ def best(function):
 
 def ours(n, width, latents, k, dtype):
     import torch
+
     from glossator.encode.cpu import CpuEncoder
     from glossator.encode.rules import TopK
 

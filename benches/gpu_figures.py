@@ -12,8 +12,8 @@ import argparse
 import time
 
 import torch
-
 from benches.measure import Figures, log
+
 from glossator._kernels.operands import Operands
 from glossator._kernels.product import LARGE, SMALL, TileShape
 from glossator._kernels.topk_encode import Grouping, grouping, topk_encode

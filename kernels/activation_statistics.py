@@ -6,7 +6,6 @@ A histogram has 16 bins an octave from 2^-8 to 2^8: the bin is the exponent and 
 of the mantissa. Nothing depends on the order of the additions: runs repeat, and parts add up.
 """
 # ruff: noqa: ANN001, ANN201 - a kernel is typed where it is compiled
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ A fast product proposes, this decides: the same bits on every device, whatever p
 is that of `glossator._kernels.reference_rescore`, where it is written out.
 """
 # ruff: noqa: ANN001, ANN201, ANN202 - a kernel is typed where it is compiled
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
 

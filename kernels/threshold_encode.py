@@ -12,7 +12,6 @@
 Any number may be above: where the lists do not fit, `settle` makes longer ones from the same bits.
 """
 # ruff: noqa: ANN001, ANN202 - a kernel is typed where it is compiled
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
 

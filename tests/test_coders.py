@@ -157,7 +157,7 @@ def test_a_transcoder_reads_its_input_as_it_is_and_adds_its_skip():
     x = torch.randn(9, 6, generator=torch.Generator().manual_seed(2))
     latents, activations = coder.encode(x)
     wanted, _ = topk_encode(x, coder.encoder_weight, coder.encoder_bias, 4)
-    assert torch.equal(activations, wanted)
+    torch.testing.assert_close(activations, wanted)
     without = dataclasses.replace(coder, skip=None)
     assert torch.allclose(
         coder.decode(latents, activations, x), without.decode(latents, activations) + x @ skip.T

@@ -118,7 +118,7 @@ class CpuEncoder:
 
     @property
     def width(self) -> int:
-        """d."""
+        """D."""
         return self._weight.shape[1]
 
     @torch.no_grad()

@@ -77,15 +77,21 @@ class GpuEncoder:
         found_above = threshold_encode(
             x,
             self._operands,
-            self._tensors["threshold"] if not gated else torch.zeros_like(self._operands.bias[: self._operands.n_latents]),
-            magnitude=(self._tensors["magnitude_scale"], self._tensors["magnitude_bias"]) if gated else None,
+            self._tensors["threshold"]
+            if not gated
+            else torch.zeros_like(self._operands.bias[: self._operands.n_latents]),
+            magnitude=(self._tensors["magnitude_scale"], self._tensors["magnitude_bias"])
+            if gated
+            else None,
             capacity=len(x) * max(self._operands.n_latents // 25, 64),
         )
 
         def of_lists() -> Active:
             settled = found_above.settle()
             if len(bad := settled.bad.nonzero()):
-                raise InputError(f"x holds NaN, infinity or too large a value in row {int(bad[0, 0])}")
+                raise InputError(
+                    f"x holds NaN, infinity or too large a value in row {int(bad[0, 0])}"
+                )
             return Active(settled.starts, settled.latents.long(), settled.activations).ordered()
 
         return of_lists
