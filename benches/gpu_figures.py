@@ -4,8 +4,9 @@
     python -m benches.gpu_figures --shapes 768/32768/32 --tiles
 
 Correctness comes first: a wrong result ends the run before anything is timed. Data are random, as
-zeros run faster. Peers: product, relu and `torch.topk`; and that followed by a dense scatter that is
-searched for what is not zero, which is how delphi keeps activations, written from its description.
+zeros run faster. Peers: product, relu and `torch.topk`; and that followed by a dense scatter that
+is searched for what is not zero, which is how delphi keeps activations, written from its
+description.
 """
 
 import argparse
@@ -74,6 +75,12 @@ def check(x, weight, bias, operands, k):
         raise SystemExit(f"topk_encode: {int(wrong.sum())} rows wrong, {int(beyond.sum())} margins")
 
 
+def _alone(x, weight):
+    """The plain product, bf16 out."""
+    out = torch.empty(len(x), len(weight), dtype=torch.bfloat16, device=x.device)
+    return lambda: torch.mm(x, weight.T, out=out)
+
+
 def usual(x, weight, bias, k):
     """Product, relu, topk."""
     return torch.relu(torch.addmm(bias, x, weight.T)).topk(k, dim=1, sorted=False)
@@ -100,7 +107,6 @@ def measure(figures, shape, tiles):
     check(x[:256].float(), weight, bias, exact, k)
     keep = grouping(L, k, torch.bfloat16)
     half, half_bias = weight.bfloat16(), bias.bfloat16()
-    out = torch.empty(n, L, dtype=torch.bfloat16, device="cuda")
     few = x[:PEER_TOKENS]
 
     def rate(implementation, seconds, tokens, op="top-K encode"):
@@ -110,7 +116,7 @@ def measure(figures, shape, tiles):
     ours, ours_exact, product, plain, dense = _times(
         lambda: topk_encode(x, operands, k).settle(),
         lambda: topk_encode(x, exact, k).settle(),
-        lambda: torch.mm(x, half.T, out=out),
+        _alone(x, half),
         lambda: usual(few, half, half_bias, k),
         lambda: delphi_way(few, half, half_bias, k),
     )
@@ -125,7 +131,7 @@ def measure(figures, shape, tiles):
     figures.add("top-K encode", "glossator, bf16 operands", name, "fallback", "share", share)
     share = float(topk_encode(x, exact, k).fallback) / n
     figures.add("top-K encode", "glossator, float32 operands", name, "fallback", "share", share)
-    del out, found
+    del found
     _memory(figures, name, x, operands, k)
     _others(figures, name, x, operands, k, ours)
     if tiles:
@@ -154,19 +160,20 @@ def _others(figures, name, x, operands, k, ours):
     level = float(found.activations[:, -1].median())
     thresholds = torch.full((n_latents,), level, device=x.device)
     half = operands.product[:n_latents]
-    out = torch.empty(len(x), n_latents, dtype=torch.bfloat16, device=x.device)
     capacity = len(x) * k * 2
     active, plain = _times(
         lambda: threshold_encode.threshold_encode(x, operands, thresholds, capacity=capacity),
-        lambda: torch.mm(x, half.T, out=out),
+        _alone(x, half),
     )
-    del out
     figures.add("threshold encode", "glossator", name, "time", "s", active)
     figures.add("threshold encode", "peer: torch.mm alone, bf16 out", name, "time", "s", plain)
-    into = activation_statistics.Statistics.zeros(n_latents, x.device)
+    latents, activations = found.latents.flatten(), found.activations.flatten()
+    histogram = torch.zeros((n_latents, 256), dtype=torch.int32, device=x.device)
+    maximum = torch.zeros(n_latents, device=x.device)
+    total = torch.zeros(n_latents, dtype=torch.int64, device=x.device)
     (added,) = _times(
         lambda: activation_statistics.activation_statistics(
-            found.latents, found.activations, into=into
+            latents, activations, histogram, maximum, total
         )
     )
     median = sorted(ours)[len(ours) // 2]

@@ -5,6 +5,7 @@
 The same as `glossator.neighbours` gives: float64 cosines decide, ties go to the smaller id.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, no-any-return"
 from __future__ import annotations
 
 import torch
