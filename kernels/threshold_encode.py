@@ -32,7 +32,7 @@ __all__ = ["ThresholdRows", "threshold_encode"]
 
 _WORDS_AT_ONCE = 256 << 20
 """Bytes of bits that are held at a time."""
-_CANDIDATES = 32
+_CANDIDATES = 16
 """Candidates that are rescored at once."""
 
 

@@ -34,7 +34,7 @@ def _same(found, twin):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "width", "n_latents"), [(1, 5, 3), (7, 40, 130)])
+@pytest.mark.parametrize(("n", "width", "n_latents"), [(1, 5, 3), (4, 40, 130)])
 def test_the_bits_of_the_twin_and_the_set_of_float64(n, width, n_latents, dtype):
     x, weight, bias = _problem(n, width, n_latents)
     thresholds = torch.linspace(-1, 2 * math.sqrt(width), n_latents)
@@ -69,17 +69,17 @@ def test_equal_values_at_the_threshold_are_decided_alike():
     assert just.starts.tolist() == [0, 40, 80, 120]
 
 
-@pytest.mark.parametrize("capacity", [None, 0, 37, 10_000])
+@pytest.mark.parametrize("capacity", [None, 37, 1_000])
 def test_every_latent_or_none_is_active_whatever_the_room(capacity):
-    x, weight, bias = _problem(4, 16, 150)
+    x, weight, bias = _problem(2, 16, 140)
     operands = Operands.of(weight, bias + 1e3)
-    full = threshold_encode(x, operands, torch.zeros(150), capacity=capacity).settle()
-    twin = reference_threshold.threshold_encode(x, weight, bias + 1e3, torch.zeros(150))
+    full = threshold_encode(x, operands, torch.zeros(140), capacity=capacity).settle()
+    twin = reference_threshold.threshold_encode(x, weight, bias + 1e3, torch.zeros(140))
     assert _same(full, twin)
-    assert full.starts.tolist() == [0, 150, 300, 450, 600]
+    assert full.starts.tolist() == [0, 140, 280]
     operands = Operands.of(weight, bias - 1e3)
-    none = threshold_encode(x, operands, torch.zeros(150), capacity=capacity).settle()
-    assert none.starts.tolist() == [0] * 5
+    none = threshold_encode(x, operands, torch.zeros(140), capacity=capacity).settle()
+    assert none.starts.tolist() == [0] * 3
     assert len(none.latents) == 0
 
 
@@ -97,7 +97,7 @@ def test_a_bad_token_is_flagged_and_leaves_its_neighbours_alone():
 
 
 def test_a_gate_decides_and_a_magnitude_is_given():
-    x, weight, bias = _problem(9, 24, 131)
+    x, weight, bias = _problem(3, 24, 131)
     made = torch.Generator().manual_seed(1)
     magnitude = tuple(torch.randn(131, generator=made) for _ in range(2))
     operands = Operands.of(weight, bias)
