@@ -31,7 +31,7 @@ __all__ = ["ThresholdRows", "threshold_encode"]
 
 _WORDS_AT_ONCE = 256 << 20
 """Bytes of bits that are held at a time."""
-_CANDIDATES = 32
+_CANDIDATES = 16
 """Candidates that are rescored at once."""
 
 
@@ -188,8 +188,8 @@ def decide_kernel(
         position = tl.load(candidates_ptr + start + at, mask=mask, other=0)
         dot = rescore(x_ptr + row.to(tl.int64) * D, w_ptr, position, mask, D)
         pre = dot + tl.load(bias_ptr + position, mask=mask, other=0.0)
-        threshold = thresholds_ptr + row if BY_TOKEN else thresholds_ptr + position
-        above = mask & (pre > tl.load(threshold, mask=mask, other=0.0))
+        place = position * 0 + row if BY_TOKEN else position
+        above = mask & (pre > tl.load(thresholds_ptr + place, mask=mask, other=0.0))
         value = pre
         if GATED:
             scale = tl.load(scale_ptr + position, mask=mask, other=0.0)
