@@ -131,7 +131,6 @@ def measure(figures, shape, tiles):
     figures.add("top-K encode", "glossator, bf16 operands", name, "fallback", "share", share)
     share = float(topk_encode(x, exact, k).fallback) / n
     figures.add("top-K encode", "glossator, float32 operands", name, "fallback", "share", share)
-    del found
     _memory(figures, name, x, operands, k)
     _others(figures, name, x, operands, k, ours)
     if tiles:

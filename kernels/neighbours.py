@@ -5,7 +5,6 @@
 The same as `glossator.neighbours` gives: float64 cosines decide, ties go to the smaller id.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, no-any-return"
 from __future__ import annotations
 
 import torch
@@ -78,7 +77,10 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
     if len(zeros := (largest[:, 0] == 0).nonzero()):
         raise InputError(f"row {int(zeros[0, 0])} of the decoder is zero: it has no neighbours")
     rows = rows / largest.clamp(min=torch.finfo(torch.float64).tiny)
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    unit: torch.Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(
+        min=torch.finfo(torch.float64).tiny
+    )
+    return unit
 
 
 def _ranked(value: torch.Tensor, ids: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

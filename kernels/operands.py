@@ -19,7 +19,6 @@ NVIDIA tensor cores", 2021; Khattak and Mikaitis, 2025), which is less than d 2^
 float32 sum of d terms in any order of 8 partial sums or more is below that too, as are the 32 lanes
 of `rescore`.
 """
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, no-any-return"
 # ruff: noqa: ANN001, ANN202 - a kernel is typed where it is compiled
 
 from __future__ import annotations

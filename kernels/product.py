@@ -21,7 +21,6 @@ Operands are bf16, the sum is float32. A flattened loop fetches the next tile's 
 tile's epilogue runs. The interpreter takes the `while`: a `range` with bounds that are known only
 at run time fails in that of Triton 3.6 with NumPy 2.4.
 """
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, no-any-return"
 # ruff: noqa: ANN001, ANN201, ANN202 - a kernel is typed where it is compiled
 
 from __future__ import annotations

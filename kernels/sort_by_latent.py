@@ -8,7 +8,6 @@ The order comes from torch's stable radix sort, of 16-bit keys where the diction
 kernel then writes positions and activations. On a GPU nothing waits for the device.
 """
 # ruff: noqa: ANN001, ANN201 - a kernel is typed where it is compiled
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
 

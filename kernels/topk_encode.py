@@ -13,7 +13,6 @@
 With latents in random order and n of them above the bound, a token fails with a probability of less
 than C(n, M) / (L / G)^(M - 1), 0.2 % for 32 of 32,768.
 """
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, no-any-return"
 # ruff: noqa: ANN001, ANN202 - a kernel is typed where it is compiled
 
 from __future__ import annotations
