@@ -32,6 +32,7 @@ FLOORS = {
     "sampling": 3.03,
     "index": 3.1,
     "harvest": 3.2,
+    "shards": 3.2,
     "shown": 3.2,
     "embeddings": 3.3,
     "atlas": 4,
