@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from glossator.atlas import build_atlas
     from glossator.coders import SparseCoder, TrainConfig, load_coder
     from glossator.config import RunConfig, load_config
-    from glossator.corpus import open_corpus, pack
+    from glossator.corpus import open_corpus, open_tokens, pack
     from glossator.encode import Encoder, Gated, GroupMax, Threshold, TopK
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
@@ -55,7 +55,7 @@ _ROOMS = {
     "atlas": ("build_atlas",),
     "coders": ("SparseCoder", "TrainConfig", "load_coder"),
     "config": ("RunConfig", "load_config"),
-    "corpus": ("open_corpus", "pack"),
+    "corpus": ("open_corpus", "open_tokens", "pack"),
     "encode": ("Encoder", "Gated", "GroupMax", "Threshold", "TopK"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
@@ -114,6 +114,7 @@ __all__ = [
     "neighbours",
     "open_corpus",
     "open_judge",
+    "open_tokens",
     "pack",
     "run",
     "score",
