@@ -35,6 +35,7 @@ FLOORS = {
     "statistics": 2.1,
     "index": 3.1,
     "harvest": 3.2,
+    "shards": 3.2,
     "shown": 3.2,
     "embeddings": 3.3,
     "atlas": 4,

@@ -134,6 +134,24 @@ def test_auto_tries_both_formats_and_says_which(llama_path):
     assert load_subject(llama_path, dtype="bfloat16").hidden(TOKENS).dtype == torch.float32
 
 
+def test_layers_are_spread_as_asked(llama_path, llama, monkeypatch):
+    given = []
+    auto = transformers.AutoModelForCausalLM
+    load = auto.from_pretrained
+    monkeypatch.setattr(auto, "from_pretrained", lambda *a, **b: given.append(b) or load(*a, **b))
+    asked = {"dtype": "float32", "max_memory": {"cpu": "1GB"}}
+    spread = load_subject(llama_path, "model.layers.1", **asked)
+    mapped = load_subject(llama_path, "layers.1", dtype="float32", device_map={"": "cpu"})
+    assert (given[0]["device_map"], given[0]["max_memory"]) == ("auto", {"cpu": 10**9})
+    assert given[1]["device_map"] == {"": "cpu"}
+    assert "max_memory" not in given[1]
+    for subject in (spread, mapped):
+        assert torch.equal(subject.hidden(TOKENS), llama.hidden(TOKENS))
+        assert subject.hash == llama.hash
+    with pytest.raises(InputError, match="device `cpu`: stands beside"):
+        load_subject(llama_path, "layers.1", device="cpu", **asked)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from glossator.atlas import build_atlas
     from glossator.coders import SparseCoder, TrainConfig, load_coder
     from glossator.config import RunConfig, load_config
-    from glossator.corpus import open_corpus, pack
+    from glossator.corpus import open_corpus, open_tokens, pack
     from glossator.encode import Encoder, Gated, GroupMax, Threshold, TopK
     from glossator.gate import GateReport, check_coder, refuse_misread
     from glossator.index import Index, IndexWriter
@@ -56,7 +56,7 @@ _ROOMS = {
     "atlas": ("build_atlas",),
     "coders": ("SparseCoder", "TrainConfig", "load_coder"),
     "config": ("RunConfig", "load_config"),
-    "corpus": ("open_corpus", "pack"),
+    "corpus": ("open_corpus", "open_tokens", "pack"),
     "encode": ("Encoder", "Gated", "GroupMax", "Threshold", "TopK"),
     "gate": ("GateReport", "check_coder", "refuse_misread"),
     "index": ("Index", "IndexWriter"),
@@ -118,6 +118,7 @@ __all__ = [
     "neighbours",
     "open_corpus",
     "open_judge",
+    "open_tokens",
     "pack",
     "refuse_misread",
     "run",

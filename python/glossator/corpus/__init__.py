@@ -18,6 +18,7 @@ from glossator.corpus.contexts import (
 )
 from glossator.corpus.documents import NO_DOCUMENT, Corpus, Document, open_corpus
 from glossator.corpus.packing import Packing, lone_contexts, pack
+from glossator.corpus.tokens import TokenCorpus, open_tokens
 
 __all__ = [
     "NO_DOCUMENT",
@@ -28,8 +29,10 @@ __all__ = [
     "Document",
     "Packing",
     "StoredContexts",
+    "TokenCorpus",
     "lone_contexts",
     "open_contexts",
     "open_corpus",
+    "open_tokens",
     "pack",
 ]

@@ -142,10 +142,11 @@ def open_corpus(
 
     Args:
         spec: `stdlib` (pydoc topics, then the docstrings of the standard library, then those of
-            built-in modules), `packages` (docstrings of all installed packages), `hf:NAME[:split]`
-            (a Hugging Face dataset, streamed), or a path: `.jsonl` (a document a line), `.parquet`
-            (a row), any other file as one document of text, a folder with all the files of these
-            kinds below it, in order of their names; or several of these, one after the other.
+            built-in modules), `packages` (docstrings of all installed packages),
+            `hf:NAME[@CONFIG][:SPLIT]` (a Hugging Face dataset, streamed), or a path: `.jsonl` (a
+            document a line), `.parquet` (a row), any other file as one document of text, a folder
+            with all the files of these kinds below it, in order of their names; or several of
+            these, one after the other.
         column: the field that holds the text, in JSONL, Parquet and datasets.
         subset: the configuration of a Hugging Face dataset that has several.
 
@@ -278,7 +279,17 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
         raise InputError(f"corpus `{path}`: not readable as Parquet ({error})") from error
 
 
-def _hugging_face(name: str, column: str, subset: str | None, tally: _Tally) -> Iterator[Document]:
+def hugging_face_rows(name: str, column: str, subset: str | None) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset, streamed, with the one field that is wanted.
+
+    Args:
+        name: `NAME[@CONFIG][:SPLIT]`, a dataset of the hub or a folder; `train` without a split.
+        column: the field.
+        subset: the configuration, where the name has none.
+
+    Raises:
+        InputError: no such dataset or field, or a row that cannot be read; the error names it.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -287,16 +298,32 @@ def _hugging_face(name: str, column: str, subset: str | None, tally: _Tally) -> 
             "`pip install 'glossator[models]'`"
         ) from error
     path, _, split = name.partition(":")
+    if "@" in path.rpartition("/")[2]:
+        path, _, subset = path.rpartition("@")
+    number = 0
     try:
         rows = datasets.load_dataset(path, subset, split=split or "train", streaming=True)
-    except Exception as error:  # the library raises a dozen types for a name it cannot resolve
+        if column in (rows.column_names or ()):
+            rows = rows.select_columns([column])
+        for number, row in enumerate(rows):
+            if column not in row:
+                raise InputError(_no_column(f"hf:{name}:{number}", column, list(row)))
+            yield row
+            number += 1
+    except InputError:
+        raise
+    except Exception as error:  # the library raises a dozen types for what it cannot get
+        where = f"hf:{name}:{number}" if number else f"hf:{name}"
         raise InputError(
-            f"corpus `hf:{name}`: {type(error).__name__}: {_first_line(error)}"
+            f"corpus `{where}`: {type(error).__name__}: {_first_line(error)}"
         ) from error
+
+
+def _hugging_face(name: str, column: str, subset: str | None, tally: _Tally) -> Iterator[Document]:
     yield from _named(
         (
             named
-            for number, row in enumerate(rows)
+            for number, row in enumerate(hugging_face_rows(name, column, subset))
             for named in _cell(f"hf:{name}:{number}", row, column)
         ),
         tally,
@@ -310,9 +337,10 @@ def _cell(name: str, row: dict[str, Any], column: str) -> Iterator[tuple[str, st
     if value is None:
         value = ""
     if not isinstance(value, str):
+        tokens = isinstance(value, list) and all(isinstance(one, int) for one in value)
         raise InputError(
             f"corpus `{name}`: field `{column}` is {type(value).__name__}, not text; "
-            "name another with `column`"
+            + ("tokens are for `open_tokens`" if tokens else "name another with `column`")
         )
     # JSON may escape half of a surrogate pair; what cannot be written as UTF-8 cannot be hashed.
     yield name, value.encode("utf-8", "replace").decode() if not _encodable(value) else value

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +30,14 @@ from glossator.corpus.contexts import (
     store_contexts,
 )
 from glossator.corpus.documents import NO_DOCUMENT, Corpus
+from glossator.corpus.parts import (
+    Part,
+    TokenisedText,
+    TokenSource,
+    plain_tokenizer,
+    special_tokens,
+)
+from glossator.corpus.tokens import TokenCorpus
 from glossator.errors import InputError
 from glossator.progress import SILENT, Progress
 
@@ -38,9 +45,6 @@ __all__ = ["FEWEST_DOCUMENTS", "Packing", "lone_contexts", "pack"]
 
 FEWEST_DOCUMENTS = 40
 """With fewer documents than this, each context becomes a document of its own."""
-
-_TOKENISED_AT_ONCE = 1 << 19
-"""Characters given to the tokenizer in one call; what it returns takes about 50 bytes for each."""
 
 
 class FastTokenizer(Protocol):
@@ -51,43 +55,35 @@ class FastTokenizer(Protocol):
         """The tokenizer of the `tokenizers` library inside it."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some tokens of a document, and whether they are its last."""
-
-    document: int
-    tokens: npt.NDArray[np.uint32]
-    last: bool
-
-
 class Packing:
     """Contexts made from a corpus as they are read; every reading starts anew.
 
     Attributes:
         context_length: tokens in a context.
-        prefix: the tokenizer's own tokens before every text.
+        prefix: what stands before the text of each context: the tokenizer's own tokens, or `bos`.
         suffix: the tokenizer's own tokens after it.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
-        tokenizer: Tokenizer,
+        source: TokenSource,
         context_length: int,
         tokens: int | None,
         split_seed: int,
+        bos: int | None = None,
     ) -> None:
         self.context_length = context_length
-        self._corpus = corpus
-        self._tokenizer = _plain(tokenizer)
-        self.prefix, self.suffix = _special(self._tokenizer)
+        self._source = source
+        prefix, self.suffix = source.around
+        self.prefix = prefix if bos is None or prefix[:1] == [bos] else [bos, *prefix]
+        self._uncounted = np.array(source.special, np.uint32)
         self._limit = tokens
         self._split_seed = split_seed
         self._census: Census | None = None
         self._capacity = context_length - len(self.prefix) - len(self.suffix)
         if self._capacity < 1:
             raise InputError(
-                f"context_length = {context_length}: no room beside the tokenizer's "
+                f"context_length = {context_length}: no room beside the "
                 f"{len(self.prefix) + len(self.suffix)} special tokens; take a longer one"
             )
 
@@ -110,7 +106,7 @@ class Packing:
             for _ in self._counted():
                 pass
         if self._census is None:
-            raise InputError(f"corpus `{self._corpus.spec}`: its texts give no token")
+            raise InputError(f"corpus `{self._source.spec}`: its texts give no token")
         return self._census
 
     def store(self, path: str | Path, progress: Progress = SILENT) -> StoredContexts:
@@ -123,13 +119,20 @@ class Packing:
 
     def _counted(self) -> Iterator[Contexts]:
         count = Count(self.context_length)
-        few = self._few()
-        rows = self._cut_rows() if few else self._whole_rows()
+        bounded = self._source.bounded
+        few = bounded and self._few()
+        rows = self._cut_rows() if few or not bounded else self._whole_rows()
         for row in rows:
             count.add(row)
             yield row
-        notes = self._corpus.notes
-        if few:
+        notes = self._source.notes
+        if not bounded:
+            notes = (
+                *notes,
+                "the corpus does not say where a document ends: each context counts as a document, "
+                "so the explainer's and the scorer's texts may come from the same one",
+            )
+        elif few:
             notes = (
                 *notes,
                 f"fewer than {FEWEST_DOCUMENTS} documents: each context counts as a document, so "
@@ -137,7 +140,7 @@ class Packing:
             )
         census = count.census(notes)
         if not census.contexts:
-            raise InputError(f"corpus `{self._corpus.spec}`: its texts give no token")
+            raise InputError(f"corpus `{self._source.spec}`: its texts give no token")
         self._census = census
 
     def _few(self) -> bool:
@@ -152,7 +155,7 @@ class Packing:
         """Documents cut to contexts, each with an id of its own; the last ends share contexts."""
         ends: list[tuple[int, npt.NDArray[np.uint32]]] = []
         left = self._limit
-        for _, parts in itertools.groupby(self._parts(), key=lambda part: part.document):
+        for _, parts in itertools.groupby(self._source.parts(), key=lambda part: part.document):
             if left == 0:
                 break
             for number, part in _numbered(parts, self._capacity):
@@ -211,16 +214,18 @@ class Packing:
         row.document_ids[0, begin:end] = documents[:length]
         row.document_ids[0, end:after] = documents[length - 1]
         row.mask[0, max(begin, 1) : end] = True
+        if len(self._uncounted):
+            row.mask[0] &= ~np.isin(row.tokens[0], self._uncounted)
         return row
 
-    def _within_limit(self) -> Iterator[_Part]:
+    def _within_limit(self) -> Iterator[Part]:
         """The parts of the leading documents that fit whole into the limit."""
         if self._limit is None:
-            yield from self._parts()
+            yield from self._source.parts()
             return
         left = self._limit
-        held: list[_Part] = []
-        for part in self._parts():
+        held: list[Part] = []
+        for part in self._source.parts():
             held.append(part)
             left -= len(part.tokens)
             if left < 0:
@@ -229,66 +234,51 @@ class Packing:
                 yield from held
                 held.clear()
 
-    def _parts(self) -> Iterator[_Part]:
-        """The corpus's tokens, in order, tokenised many texts at a time."""
-        waiting: list[tuple[int, str, bool]] = []
-        characters = 0
-        for document in self._corpus:
-            pieces = document.pieces()
-            piece = next(pieces, None)
-            while piece is not None:
-                following = next(pieces, None)
-                waiting.append((document.id, piece, following is None))
-                characters += len(piece)
-                if characters >= _TOKENISED_AT_ONCE:
-                    yield from self._tokenised(waiting)
-                    waiting, characters = [], 0
-                piece = following
-        yield from self._tokenised(waiting)
-
-    def _tokenised(self, waiting: list[tuple[int, str, bool]]) -> Iterator[_Part]:
-        texts = [text for _, text, _ in waiting]
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for (document, _, last), encoding in zip(waiting, encodings, strict=True):
-            yield _Part(document, np.array(encoding.ids, np.uint32), last)
-
 
 def pack(
-    corpus: Corpus,
-    tokenizer: Tokenizer | FastTokenizer,
+    corpus: Corpus | TokenCorpus,
+    tokenizer: Tokenizer | FastTokenizer | None = None,
     *,
     context_length: int = 128,
     tokens: int | None = None,
     split_seed: int = 0,
+    bos: int | None = None,
 ) -> Packing:
     """Pack a corpus's documents into contexts.
 
     Args:
         corpus: the documents. Fewer than 40 of them (within `tokens`) cannot be split into two
-            sides of use: then each context becomes a document of its own, which the census notes.
-        tokenizer: a `tokenizers.Tokenizer`, or a fast tokenizer of `transformers`. What it adds
-            around a text stands at the ends of each context, masked. Text that looks like one of
-            its special tokens is tokenised as the text that it is.
+            sides of use: then each context becomes a document of its own, which the census notes,
+            as it does where tokens come without the ends of documents.
+        tokenizer: a `tokenizers.Tokenizer`, or a fast tokenizer of `transformers`; none for a
+            corpus of tokens. What it adds around a text stands at the ends of each context, masked.
+            Text that looks like one of its special tokens is tokenised as the text that it is.
         context_length: tokens in a context.
         tokens: take the leading documents that fit whole into so many tokens; None takes all.
         split_seed: the seed of the documents' sides; the index must be given the same.
+        bos: a token that stands first in each context, masked, where the tokenizer puts none:
+            `subject.bos`, for a coder that was trained with it.
 
     The last context of each side is padded. Memory is bounded by the longest document's share of
     `tokens`, else by a few megabytes.
 
     Raises:
-        InputError: no room for text in `context_length`; a slow tokenizer.
+        InputError: no room for text in `context_length`; a slow tokenizer, or none for text.
     """
+    if isinstance(corpus, TokenCorpus):
+        return Packing(corpus, context_length, tokens, split_seed, bos)
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         raise InputError(
             f"tokenizer `{type(tokenizer).__name__}`: not a fast one; "
             "a `tokenizer.json` of the `tokenizers` library is needed"
         )
-    return Packing(corpus, backend, context_length, tokens, split_seed)
+    return Packing(TokenisedText(corpus, backend), context_length, tokens, split_seed, bos)
 
 
-def lone_contexts(texts: Sequence[str], tokenizer: Tokenizer, context_length: int) -> Contexts:
+def lone_contexts(
+    texts: Sequence[str], tokenizer: Tokenizer, context_length: int, bos: int | None = None
+) -> Contexts:
     """Texts that are no part of a corpus, a context for each, cut off where it is full.
 
     What counts of a text is what would count in the midst of a packed context, the first token
@@ -299,6 +289,7 @@ def lone_contexts(texts: Sequence[str], tokenizer: Tokenizer, context_length: in
         texts: each on its own.
         tokenizer: the subject's.
         context_length: tokens of a context, at most: no context is longer than the longest text.
+        bos: as the corpus was packed with.
 
     Returns:
         The contexts, their document ids being the texts' numbers.
@@ -306,8 +297,10 @@ def lone_contexts(texts: Sequence[str], tokenizer: Tokenizer, context_length: in
     Raises:
         InputError: no room for a text.
     """
-    plain = _plain(tokenizer)
-    prefix, suffix = _special(plain)
+    plain = plain_tokenizer(tokenizer)
+    prefix, suffix = special_tokens(plain)
+    if bos is not None and prefix[:1] != [bos]:
+        prefix = [bos, *prefix]
     prefix = prefix or plain.encode("\n", add_special_tokens=False).ids[:1]
     room = context_length - len(prefix) - len(suffix)
     if room < 1:
@@ -328,7 +321,7 @@ def lone_contexts(texts: Sequence[str], tokenizer: Tokenizer, context_length: in
     return contexts
 
 
-def _numbered(parts: Iterator[_Part], size: int) -> Iterator[tuple[int, _Part]]:
+def _numbered(parts: Iterator[Part], size: int) -> Iterator[tuple[int, Part]]:
     """A document's tokens in stretches of `size`, numbered; the last may be shorter."""
     held = np.empty(0, np.uint32)
     number = 0
@@ -336,31 +329,13 @@ def _numbered(parts: Iterator[_Part], size: int) -> Iterator[tuple[int, _Part]]:
         held = np.concatenate((held, part.tokens))
         whole = len(held) // size * size
         for begin in range(0, whole, size):
-            yield number, _Part(part.document, held[begin : begin + size], last=False)
+            yield number, Part(part.document, held[begin : begin + size], last=False)
             number += 1
         held = held[whole:]
         if part.last and len(held):
-            yield number, _Part(part.document, held, last=True)
+            yield number, Part(part.document, held, last=True)
 
 
 def _pseudo_document(document: int, number: int) -> int:
     digest = xxhash.xxh3_64_intdigest(document.to_bytes(8, "little") + number.to_bytes(8, "little"))
     return min(digest, NO_DOCUMENT - 1)
-
-
-def _plain(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that neither cuts nor pads, and reads special tokens' names as text."""
-    copy = Tokenizer.from_str(tokenizer.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    copy.encode_special_tokens = True
-    return copy
-
-
-def _special(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer adds before and after a text."""
-    encoding = tokenizer.encode("a")
-    own = encoding.special_tokens_mask
-    begin = next((at for at, special in enumerate(own) if not special), len(own))
-    end = next((at for at, special in enumerate(reversed(own)) if not special), 0)
-    return encoding.ids[:begin], encoding.ids[len(own) - end :]

@@ -2,13 +2,15 @@
 
 subject = load_subject("smollm2")
 subject = load_subject("google-bert/bert-base-uncased", "encoder.layer.5", dtype="float32")
+subject = load_subject("google/gemma-2-9b", ["blocks.9.ln2.hook_normalized", "layers.9"],
+device_map="auto", max_memory={0: "20GiB", "cpu": "60GiB"})
 print(subject.dtype, subject.dtype_reason)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging import CRITICAL
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,12 @@ _WORTH_IT = 1.5
 
 def load_subject(
     name: str | Path = "smollm2",
-    hookpoint: str | None = None,
+    hookpoint: str | Sequence[str] | None = None,
     *,
     dtype: str = "auto",
     device: str = "auto",
+    device_map: str | Mapping[str, int | str] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Subject:
@@ -43,30 +47,44 @@ def load_subject(
     Args:
         name: `smollm2`, or the name or path of any Hugging Face model, causal or encoder.
         hookpoint: the path of a module, as in `model.named_modules()`; the name of the inner model
-            may be left out (`layers.5`). None: `model.layers.5` of smollm2, of others the layer
-            that ends the first half.
+            may be left out (`layers.5`). `:in` behind it reads what the module is given. Or a name
+            of TransformerLens (`blocks.5.hook_mlp_out`). Or several, read in one pass. None:
+            `model.layers.5` of smollm2, of others the layer that ends the first half.
         dtype: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 on a GPU, on a CPU the faster
             of float32 and bfloat16 by a short trial.
         device: `cpu`, `cuda`, …, or `auto`: the first GPU if there is one.
+        device_map: how the layers are spread over devices, as `from_pretrained` takes it: `auto`,
+            `balanced`, …, or a device for each module.
+        max_memory: what each device may hold, `{0: "20GiB", "cpu": "60GiB"}`; without a
+            `device_map`, layers are spread automatically.
         cache_dir: where the converted smollm2 is kept.
         progress: shows that conversion.
 
     Raises:
-        InputError: no such model, tokenizer, hookpoint, dtype or device.
+        InputError: no such model, tokenizer, hookpoint, dtype or device; or a device and a map.
     """
+    spread: dict[str, Any] = {}
+    if device_map is not None or max_memory is not None:
+        if device != "auto":
+            raise InputError(
+                f"device `{device}`: stands beside `device_map` or `max_memory`; give one of them"
+            )
+        spread["device_map"] = "auto" if device_map is None else device_map
+        if max_memory is not None:
+            spread["max_memory"] = dict(max_memory)
     place = _device(device)
     kind, reason = _dtype(dtype, place)
     if str(name) == "smollm2":
         path = smollm2_path(cache_dir, progress)
         tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         hookpoint = hookpoint or "model.layers.5"
-        model, causal = _model(str(path), kind)
+        model, causal = _model(str(path), kind, spread)
     else:
-        model, causal = _model(str(name), kind)
+        model, causal = _model(str(name), kind, spread)
         tokenizer = _tokenizer(str(name))
     return Subject(
         str(name),
-        model.to(place),
+        model if spread else model.to(place),
         tokenizer,
         hookpoint or _middle(model),
         causal=causal,
@@ -74,7 +92,9 @@ def load_subject(
     )
 
 
-def _model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, bool]:
+def _model(
+    name: str, dtype: torch.dtype, spread: Mapping[str, Any]
+) -> tuple[torch.nn.Module, bool]:
     import transformers
     from transformers.utils import logging
 
@@ -86,9 +106,14 @@ def _model(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, bool]:
         causal = _causal(config)
         auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
         loaded: Any = auto.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            name,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **spread,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"subject `{name}`: {_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)

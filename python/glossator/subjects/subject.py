@@ -1,13 +1,14 @@
-"""A model, one of its modules, and what comes out of that module.
+"""A model, some places in it, and what stands there on every token.
 
-subject = Subject("gpt2", model, tokenizer, hookpoint="transformer.h.6")
+subject = Subject("gpt2", model, tokenizer, "transformer.h.6")
 subject.hidden(tokens)                           # float32[B, S, d]
-subject.width, subject.hash
+subject = Subject("gpt2", model, tokenizer, ["blocks.6.ln2.hook_normalized", "h.6.mlp"])
+subject.states(tokens)                           # {"transformer.h.6.ln_2:normalized": …, …}
 """
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ import xxhash
 from tokenizers import Tokenizer
 
 from glossator.errors import InputError
+from glossator.subjects.hookpoints import Point, resolve
+from glossator.subjects.reading import read_points
 
 __all__ = ["Logits", "Subject"]
 
@@ -41,23 +44,20 @@ class Logits:
     bottom_values: npt.NDArray[np.float32]
 
 
-class _ReachedError(Exception):
-    """Ends a forward pass at the hookpoint: the layers above have no say in the result."""
-
-
 class Subject:
-    """A language model up to one hookpoint.
+    """A language model up to its hookpoints.
 
     Attributes:
         name: the model's name or path.
         model: the torch module.
         tokenizer: its fast tokenizer.
-        hookpoint: the module whose output is read.
-        device: where the model is.
+        hookpoints: the places that are read, each by its one name: a module's path, with `:in` or
+            `:normalized` behind it where that is read; see `glossator.subjects.hookpoints`.
+        device: where tokens go in.
         dtype: what it computes in, `float32`, `bfloat16` or `float16`.
         dtype_reason: why that one.
         causal: whether a token sees only those before it.
-        width: numbers in a hidden state at the hookpoint.
+        widths: numbers in a state, by hookpoint.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Subject:
         name: str,
         model: torch.nn.Module,
         tokenizer: Tokenizer,
-        hookpoint: str,
+        hookpoint: str | Sequence[str],
         *,
         causal: bool = True,
         dtype_reason: str = "as given",
@@ -75,14 +75,44 @@ class Subject:
         self.tokenizer = tokenizer
         self.causal = causal
         self.dtype_reason = dtype_reason
-        self.hookpoint = _resolve(model, hookpoint)
-        self._module = model.get_submodule(self.hookpoint)
-        parameter = next(model.parameters())
-        self.device = parameter.device
-        self.dtype = str(parameter.dtype).removeprefix("torch.")
+        names = [hookpoint] if isinstance(hookpoint, str) else list(hookpoint)
+        if not names:
+            raise InputError(f"subject `{name}`: no hookpoint is named; give at least one")
+        self._points: dict[str, Point] = {}
+        for point in (resolve(model, given) for given in names):
+            self._points[point.name] = point
+        self.hookpoints = tuple(self._points)
         embeddings = getattr(model, "get_input_embeddings", lambda: None)()
         self._n_tokens: int | None = None if embeddings is None else len(embeddings.weight)
-        self.width = self.hidden(np.zeros((1, 2), np.uint32)).shape[-1]
+        self.device = _entrance(model, embeddings)
+        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        states = self.states(np.zeros((1, 2), np.uint32))
+        self.widths = {point: state.shape[-1] for point, state in states.items()}
+
+    @property
+    def hookpoint(self) -> str:
+        """The first hookpoint, which is the only one of most subjects."""
+        return self.hookpoints[0]
+
+    @property
+    def width(self) -> int:
+        """Numbers in a state at the first hookpoint."""
+        return self.widths[self.hookpoint]
+
+    @property
+    def bos(self) -> int | None:
+        """The token that the model's configuration says a text begins with; see `pack`."""
+        config = getattr(self.model, "config", None)
+        token = None if config is None else config.get_text_config().bos_token_id
+        return token if isinstance(token, int) else None
+
+    def resolve(self, name: str) -> str:
+        """The one name of a place that is named in any way, as it stands in `hookpoints`.
+
+        Raises:
+            InputError: the model has no such place.
+        """
+        return resolve(self.model, name).name
 
     @property
     def tokenizer_json(self) -> str:
@@ -97,33 +127,46 @@ class Subject:
 
     @property
     def hash(self) -> str:
-        """Tells subjects apart whose hidden states differ: weights, hookpoint, dtype, tokenizer.
+        """Tells subjects apart whose hidden states differ: weights, hookpoints, dtype, tokenizer.
 
         Of each weight only the first 4,096 values are read, which a different training run changes.
         """
         digest = xxhash.xxh3_128()
-        for part in (type(self.model).__name__, self.hookpoint, self.dtype, self.tokenizer_hash):
+        places = "\n".join(self.hookpoints)
+        for part in (type(self.model).__name__, places, self.dtype, self.tokenizer_hash):
             digest.update(part.encode() + b"\0")
         for name, weight in self.model.state_dict().items():
             digest.update(f"{name} {list(weight.shape)}\0".encode())
+            if weight.is_meta:
+                # Kept on disk for want of memory, and read when its layer runs.
+                continue
             values = weight.flatten()[:_HASHED_VALUES].float().cpu().numpy()
             digest.update(np.ascontiguousarray(values, "<f4").tobytes())
         return digest.hexdigest()
 
-    @torch.no_grad()
     def hidden(
         self,
         tokens: npt.NDArray[np.integer] | torch.Tensor,
         attended: npt.NDArray[np.bool_] | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The output of the hookpoint's module on every token; nothing above it runs.
+        """The state at the first hookpoint on every token, float32[B, S, d]; see `states`."""
+        return self.states(tokens, attended)[self.hookpoint].float()
+
+    @torch.no_grad()
+    def states(
+        self,
+        tokens: npt.NDArray[np.integer] | torch.Tensor,
+        attended: npt.NDArray[np.bool_] | torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The states at all hookpoints from one pass; nothing above the last of them runs.
 
         Args:
             tokens: integers[B, S].
             attended: bool[B, S], the attention mask: False at padding. None where there is none.
 
         Returns:
-            float32[B, S, d], on the model's device. Where the module gives a tuple, its first.
+            [B, S, d] by hookpoint, each in the model's dtype and on the device on which it arose.
+            Where a module gives a tuple, its first.
 
         Raises:
             InputError: a token outside the vocabulary, or a hookpoint that gives no [B, S, d].
@@ -140,27 +183,16 @@ class Subject:
             if not bool(mask.all()):
                 # Without a mask torch takes its faster path, with the same result.
                 extra["attention_mask"] = mask.long()
-        caught: list[object] = []
-
-        def catch(_module: torch.nn.Module, _inputs: object, output: object) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
-            raise _ReachedError
-
-        handle = self._module.register_forward_hook(catch)
-        try:
-            self.model(input_ids=ids, **extra)
-        except _ReachedError:
-            pass
-        finally:
-            handle.remove()
-        output = caught[0] if caught else None
-        if not isinstance(output, torch.Tensor) or output.shape[:-1] != ids.shape:
-            what = list(output.shape) if isinstance(output, torch.Tensor) else "nothing"
-            raise InputError(
-                f"hookpoint `{self.hookpoint}` of `{self.name}` gives {what} for tokens "
-                f"{list(ids.shape)}; name a module with one hidden state per token"
-            )
-        return output.float()
+        found = read_points(self.model, self._points, input_ids=ids, **extra)
+        for name in self.hookpoints:
+            state = found.get(name)
+            if not isinstance(state, torch.Tensor) or state.shape[:-1] != ids.shape:
+                what = list(state.shape) if isinstance(state, torch.Tensor) else "nothing"
+                raise InputError(
+                    f"hookpoint `{name}` of `{self.name}` gives {what} for tokens "
+                    f"{list(ids.shape)}; name a module with one hidden state per token"
+                )
+        return found
 
     def unembedding(self) -> torch.Tensor | None:
         """W_U, float32[V, d]: the weight of the output layer; None where the model has none."""
@@ -213,14 +245,10 @@ def _tensor(
     return values.to(device)
 
 
-def _resolve(model: torch.nn.Module, hookpoint: str) -> str:
-    names = [name for name, _ in model.named_modules() if name]
-    prefix = getattr(model, "base_model_prefix", "")
-    for name in (hookpoint, f"{prefix}.{hookpoint}"):
-        if name in names:
-            return name
-    near = difflib.get_close_matches(hookpoint, names, n=3, cutoff=0.4)
-    offered = ", ".join(f"`{name}`" for name in near) or "no name is near"
-    raise InputError(
-        f"hookpoint `{hookpoint}`: {type(model).__name__} has no such module; nearest: {offered}"
-    )
+def _entrance(model: torch.nn.Module, embeddings: torch.nn.Module | None) -> torch.device:
+    """Where tokens go in: with the embeddings, or where the model's first weights are."""
+    weights = [*(embeddings.parameters() if embeddings else ()), *model.parameters()]
+    # Weights that are kept in memory or on disk for want of room are brought to this device.
+    hook = getattr(embeddings, "_hf_hook", None)
+    place = getattr(hook, "execution_device", None)
+    return weights[0].device if place is None else torch.device(place)
