@@ -25,6 +25,7 @@
 //! | `cooccurrence` | which latents are active together |
 //! | `neighbours` | which rows of a decoder point the same way |
 //! | `coactivation` | how often are the latents of given pairs |
+//! | `types` | what can be said of a latent without reading its windows |
 //! | `rules` | which predicate over tokens says when a latent is active |
 //! | `random` | why the same ones everywhere |
 #![deny(missing_docs)]
@@ -59,6 +60,7 @@ mod summary;
 mod testing;
 mod text;
 mod top;
+mod types;
 mod windows;
 mod writer;
 
@@ -81,5 +83,6 @@ pub use sides::{NO_SIDE, RUN};
 pub use summary::Summary;
 pub use text::Mask;
 pub use top::Top;
+pub use types::{Figures, Peaks, TypeOptions};
 pub use windows::{BOUNDARIES, Histogram, Windows};
 pub use writer::{Options, Writer, default_segment_contexts};
