@@ -29,6 +29,7 @@ from glossator.errors import (
 # so they are imported at once: what is bound last stays.
 from glossator.explain import aexplain, explain
 from glossator.harvest import collect_hidden, harvest, train_coder
+from glossator.latent_types import latent_types
 from glossator.neighbours import neighbours
 from glossator.score import ascore, score, scores_from, specificity_by_rank
 from glossator.triage import triage
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from glossator.corpus import open_corpus, pack
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
+    from glossator.logit_weights import LogitWeights
     from glossator.neighbours import Neighbours
     from glossator.pipeline import run
     from glossator.records import Explanation, Near, Rule, Score, Verdict, table_of
@@ -57,6 +59,7 @@ _ROOMS = {
     "corpus": ("open_corpus", "pack"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
+    "logit_weights": ("LogitWeights",),
     "neighbours": ("Neighbours",),
     "pipeline": ("run",),
     "runs": ("Run",),
@@ -79,6 +82,7 @@ __all__ = [
     "IndexWriter",
     "InputError",
     "JudgeError",
+    "LogitWeights",
     "Near",
     "NegativePlan",
     "Neighbours",
@@ -101,6 +105,7 @@ __all__ = [
     "compare",
     "explain",
     "harvest",
+    "latent_types",
     "load_coder",
     "load_config",
     "load_subject",
