@@ -41,6 +41,8 @@ FLOORS = {
     "score": 4,
     "triage": 4,
     "latent_types": 4.1,
+    "scramble": 4.1,
+    "type_shares": 4.2,
     "cost": 5,
     "pipeline": 5,
     "cli_options": 6,
@@ -51,6 +53,7 @@ FLOORS = {
     "cli_compare": 6.1,
     "cli_index": 6.1,
     "cli_neighbours": 6.1,
+    "cli_types": 6.1,
     "cli": 6.2,
 }
 MODULES = sorted(

@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from glossator.sampling import Examples, ExplainPlan, NegativePlan, SamplingPlan
     from glossator.score.compare import compare
     from glossator.score.corpus import score_rules
+    from glossator.scramble import scramble_test
     from glossator.subjects import Subject, load_subject
     from glossator.text import TokenText
+    from glossator.type_shares import type_shares
 
 _ROOMS = {
     "atlas": ("build_atlas",),
@@ -66,6 +68,8 @@ _ROOMS = {
     "records": ("Explanation", "Near", "Rule", "Score", "Verdict", "table_of"),
     "sampling": ("Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"),
     "score.compare": ("compare",),
+    "scramble": ("scramble_test",),
+    "type_shares": ("type_shares",),
     "score.corpus": ("score_rules",),
     "subjects": ("Subject", "load_subject"),
     "text": ("TokenText",),
@@ -117,10 +121,12 @@ __all__ = [
     "score",
     "score_rules",
     "scores_from",
+    "scramble_test",
     "specificity_by_rank",
     "table_of",
     "train_coder",
     "triage",
+    "type_shares",
 ]
 
 
