@@ -242,6 +242,19 @@ impl TokenSlice<'_> {
             Self::Wide(tokens) => tokens[position],
         }
     }
+
+    /// Appends the tokens at some positions, each with the one before it; that of the first of all
+    /// is itself.
+    pub(crate) fn around(self, positions: &[u32], out: &mut Vec<(u32, u32)>) {
+        fn of<T: Copy + Into<u32>>(tokens: &[T], position: u32) -> (u32, u32) {
+            let at = position as usize;
+            (tokens[at].into(), tokens[at.saturating_sub(1)].into())
+        }
+        match self {
+            Self::Narrow(tokens) => out.extend(positions.iter().map(|&p| of(tokens, p))),
+            Self::Wide(tokens) => out.extend(positions.iter().map(|&p| of(tokens, p))),
+        }
+    }
 }
 
 impl Mask<'_> {

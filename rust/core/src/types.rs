@@ -91,6 +91,9 @@ struct Scratch {
     own: Marks,
     before: Marks,
     pairs: Few,
+    /// The peaks of a segment, and the tokens there and before.
+    peaks: Vec<u32>,
+    tokens: Vec<(u32, u32)>,
 }
 
 /// What every latent is compared with.
@@ -191,12 +194,14 @@ impl Frame<'_> {
             own,
             before,
             pairs,
+            peaks,
+            tokens,
         } = scratch;
         ranked.each_postings(buffers, |segment, _, positions, values| {
-            let tokens = self.text.tokens(segment);
             for &position in positions {
                 offsets[self.text.offset(position)] += 1;
             }
+            peaks.clear();
             peaks::for_each_peak(
                 positions,
                 values,
@@ -206,15 +211,19 @@ impl Frame<'_> {
                         return;
                     }
                     weakest.1 -= u64::from(code == weakest.0);
-                    let token = tokens.get(peak as usize);
-                    own.add(token);
-                    if self.text.offset(peak) > 0 {
-                        let other = tokens.get(peak as usize - 1);
-                        before.add(other);
-                        pairs.add(pair(token, other));
-                    }
+                    peaks.push(peak);
                 },
             );
+            // In a loop of their own: each of them is far from the last, and does not wait for it.
+            tokens.clear();
+            self.text.tokens(segment).around(peaks, tokens);
+            for (&peak, &(token, other)) in peaks.iter().zip(&*tokens) {
+                own.add(token);
+                if self.text.offset(peak) > 0 {
+                    before.add(other);
+                    pairs.add(pair(token, other));
+                }
+            }
             Ok(())
         })?;
         buffers.shrink();

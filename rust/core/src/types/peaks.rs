@@ -51,9 +51,12 @@ pub(super) fn for_each_peak(
 /// Counts of tokens, in memory that is used again.
 #[derive(Default)]
 pub(super) struct Marks {
-    counts: Vec<u64>,
+    /// Of each token of the vocabulary; 32 bits, so that they stay in the cache.
+    counts: Vec<u32>,
     seen: Vec<u32>,
     windows: u64,
+    /// The largest count.
+    most: u32,
 }
 
 impl Marks {
@@ -67,7 +70,8 @@ impl Marks {
         if *count == 0 {
             self.seen.push(token);
         }
-        *count += 1;
+        *count = count.saturating_add(1);
+        self.most = self.most.max(*count);
         self.windows += 1;
     }
 
@@ -78,16 +82,13 @@ impl Marks {
 
     /// With the tokens, if they are not more than `most`.
     pub(super) fn counted(&self, most: usize) -> Counted {
-        let each = || {
-            let count = |&token: &u32| (u64::from(token), self.counts[token as usize]);
-            self.seen.iter().map(count)
-        };
+        let count = |&token: &u32| (u64::from(token), u64::from(self.counts[token as usize]));
         Counted {
             windows: self.windows,
             distinct: self.seen.len() as u64,
-            commonest: each().map(|(_, count)| count).max().unwrap_or(0),
+            commonest: u64::from(self.most),
             few: if self.seen.len() <= most {
-                in_order(each().collect())
+                in_order(self.seen.iter().map(count).collect())
             } else {
                 Vec::new()
             },
@@ -99,7 +100,7 @@ impl Marks {
         for token in self.seen.drain(..) {
             self.counts[token as usize] = 0;
         }
-        self.windows = 0;
+        (self.windows, self.most) = (0, 0);
     }
 }
 
