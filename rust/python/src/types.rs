@@ -17,12 +17,12 @@ use crate::index::Index;
 #[pyfunction]
 #[pyo3(signature = (index: "Index", max_tokens: "int", strongest: "int")
     -> "dict[str, NDArray[Any]]")]
-pub fn latent_figures<'py>(
-    py: Python<'py>,
+pub fn latent_figures(
+    py: Python<'_>,
     index: Py<Index>,
     max_tokens: usize,
     strongest: u64,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Bound<'_, PyDict>> {
     let options = TypeOptions {
         max_tokens,
         strongest,

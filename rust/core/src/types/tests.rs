@@ -64,19 +64,14 @@ fn compare(
     of_peaks: &[usize],
     active: &[usize],
     live: &[bool],
-    options: TypeOptions,
-    capped: bool,
+    (max_tokens, capped): (usize, bool),
 ) -> TestResult {
     let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
     for thing in of_peaks.iter().filter_map(|p| things.get(p)) {
         *counts.entry(*thing).or_default() += 1;
     }
-    let few = counts.len() <= options.max_tokens;
-    let most = if capped {
-        options.max_tokens + 1
-    } else {
-        usize::MAX
-    };
+    let few = counts.len() <= max_tokens;
+    let most = if capped { max_tokens + 1 } else { usize::MAX };
     prop_assert_eq!(peaks.windows[latent], counts.values().sum::<u64>());
     prop_assert_eq!(peaks.distinct[latent], counts.len().min(most) as u64);
     let commonest = counts.values().copied().max().unwrap_or(0);
@@ -140,7 +135,7 @@ proptest! {
                 (&figures.before, &before, false),
                 (&figures.pairs, &pairs, true),
             ] {
-                compare(found, at, things, &peaks, &active, &corpus.mask, options, capped)?;
+                compare(found, at, things, &peaks, &active, &corpus.mask, (max_tokens, capped))?;
             }
         }
     }
