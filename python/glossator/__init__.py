@@ -29,6 +29,7 @@ from glossator.errors import (
 # so they are imported at once: what is bound last stays.
 from glossator.explain import aexplain, explain
 from glossator.harvest import collect_hidden, harvest, train_coder
+from glossator.latent_types import latent_types
 from glossator.neighbours import neighbours
 from glossator.score import ascore, score, scores_from, specificity_by_rank
 from glossator.triage import triage
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from glossator.gate import GateReport, check_coder, refuse_misread
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
+    from glossator.logit_weights import LogitWeights
     from glossator.neighbours import Neighbours
     from glossator.pipeline import run
     from glossator.records import Explanation, Near, Rule, Score, Verdict, table_of
@@ -49,8 +51,10 @@ if TYPE_CHECKING:
     from glossator.sampling import Examples, ExplainPlan, NegativePlan, SamplingPlan
     from glossator.score.compare import compare
     from glossator.score.corpus import score_rules
+    from glossator.scramble import scramble_test
     from glossator.subjects import Subject, load_subject
     from glossator.text import TokenText
+    from glossator.type_shares import type_shares
 
 _ROOMS = {
     "atlas": ("build_atlas",),
@@ -61,12 +65,15 @@ _ROOMS = {
     "gate": ("GateReport", "check_coder", "refuse_misread"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
+    "logit_weights": ("LogitWeights",),
     "neighbours": ("Neighbours",),
     "pipeline": ("run",),
     "runs": ("Run",),
     "records": ("Explanation", "Near", "Rule", "Score", "Verdict", "table_of"),
     "sampling": ("Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"),
     "score.compare": ("compare",),
+    "scramble": ("scramble_test",),
+    "type_shares": ("type_shares",),
     "score.corpus": ("score_rules",),
     "subjects": ("Subject", "load_subject"),
     "text": ("TokenText",),
@@ -87,6 +94,7 @@ __all__ = [
     "IndexWriter",
     "InputError",
     "JudgeError",
+    "LogitWeights",
     "Near",
     "NegativePlan",
     "Neighbours",
@@ -112,6 +120,7 @@ __all__ = [
     "compare",
     "explain",
     "harvest",
+    "latent_types",
     "load_coder",
     "load_config",
     "load_subject",
@@ -125,10 +134,12 @@ __all__ = [
     "score",
     "score_rules",
     "scores_from",
+    "scramble_test",
     "specificity_by_rank",
     "table_of",
     "train_coder",
     "triage",
+    "type_shares",
 ]
 
 

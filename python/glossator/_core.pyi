@@ -312,6 +312,16 @@ def join(parts: list[str], out: str, durable: bool) -> None:
     data again.
     """
 
+def latent_figures(index: Index, max_tokens: int, strongest: int) -> dict[str, NDArray[Any]]:
+    """
+    The figures that tell the types of all latents, by name.
+
+    Over latents: `count`, `windows`, `position_information`; and for each of `own`, `before` and
+    `pairs` (`own << 32 | before`) `_windows`, `_distinct`, `_commonest`, `_active` and
+    `_occurrences`, with the few in `_keys` and `_counts` from `_starts` on. Of the text: `offsets`,
+    `frequency`, `followed`.
+    """
+
 def neighbours(
     rows: NDArray[np.float32],
     other: NDArray[np.float32] | None,

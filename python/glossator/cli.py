@@ -23,6 +23,7 @@ from glossator import (
     cli_cost,
     cli_index,
     cli_neighbours,
+    cli_types,
     demo,
     pipeline,
     report,
@@ -184,6 +185,7 @@ def inspect(run_dir: RunDir) -> None:
 
 
 app.command(name="neighbours", epilog=cli_neighbours.EPILOG)(cli_neighbours.neighbours_command)
+app.command(name="types", epilog=cli_types.EPILOG)(cli_types.types_command)
 app.command(name="cost", epilog=cli_cost.EPILOG)(cli_cost.cost_command)
 app.command(name="compare", epilog=cli_compare.EPILOG)(cli_compare.compare_command)
 

@@ -27,6 +27,7 @@
 //! | `select` | which latents are active, of products that are only nearly right |
 //! | `statistics` | how often and how strongly is each latent active |
 //! | `coactivation` | how often are the latents of given pairs |
+//! | `types` | what can be said of a latent without reading its windows |
 //! | `rules` | which predicate over tokens says when a latent is active |
 //! | `random` | why the same ones everywhere |
 #![deny(missing_docs)]
@@ -63,6 +64,7 @@ mod summary;
 mod testing;
 mod text;
 mod top;
+mod types;
 mod windows;
 mod writer;
 
@@ -87,5 +89,6 @@ pub use statistics::{BINS, Statistics};
 pub use summary::Summary;
 pub use text::Mask;
 pub use top::Top;
+pub use types::{Figures, Peaks, TypeOptions};
 pub use windows::{BOUNDARIES, Histogram, Windows};
 pub use writer::{Options, Writer, default_segment_contexts};

@@ -226,6 +226,37 @@ pub(crate) struct Text {
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<'a>(pub(crate) &'a [u8]);
 
+/// The tokens of a segment; to be used no longer than until the file is asked whether it is intact.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TokenSlice<'a> {
+    Narrow(&'a [u16]),
+    Wide(&'a [u32]),
+}
+
+impl TokenSlice<'_> {
+    /// The token at a position, relative to the segment.
+    #[inline]
+    pub(crate) fn get(self, position: usize) -> u32 {
+        match self {
+            Self::Narrow(tokens) => u32::from(tokens[position]),
+            Self::Wide(tokens) => tokens[position],
+        }
+    }
+
+    /// Appends the tokens at some positions, each with the one before it; that of the first of all
+    /// is itself.
+    pub(crate) fn around(self, positions: &[u32], out: &mut Vec<(u32, u32)>) {
+        fn of<T: Copy + Into<u32>>(tokens: &[T], position: u32) -> (u32, u32) {
+            let at = position as usize;
+            (tokens[at].into(), tokens[at.saturating_sub(1)].into())
+        }
+        match self {
+            Self::Narrow(tokens) => out.extend(positions.iter().map(|&p| of(tokens, p))),
+            Self::Wide(tokens) => out.extend(positions.iter().map(|&p| of(tokens, p))),
+        }
+    }
+}
+
 impl Mask<'_> {
     /// Whether the token at `position` (relative to the segment) is in the statistics.
     #[must_use]
@@ -275,6 +306,14 @@ impl Text {
             Tokens::Wide(file) => out.extend_from_slice(file.values(range)?),
         }
         self.tokens_file().intact()
+    }
+
+    /// All tokens, where they lie.
+    pub(crate) fn tokens(&self) -> Result<TokenSlice<'_>> {
+        Ok(match &self.tokens {
+            Tokens::Narrow(file) => TokenSlice::Narrow(file.all()?),
+            Tokens::Wide(file) => TokenSlice::Wide(file.all()?),
+        })
     }
 
     fn tokens_file(&self) -> &Mapped {

@@ -12,6 +12,7 @@ mod neighbours;
 mod rules;
 mod sampling;
 mod select;
+mod types;
 mod writer;
 
 /// The compiled core of glossator; `glossator.index` and its neighbours are its documented face.
@@ -29,6 +30,8 @@ mod _core {
     use crate::sampling::{Plan, holds, silent_strata};
     #[pymodule_export]
     use crate::select::{Selector, add_statistics};
+    #[pymodule_export]
+    use crate::types::latent_figures;
     #[pymodule_export]
     use crate::writer::{IndexWriter, compact, join};
 
