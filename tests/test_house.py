@@ -48,6 +48,7 @@ FLOORS = {
     "cli_settings": 6.01,
     "cli_cost": 6.1,
     "cli_compare": 6.1,
+    "cli_coder": 6.1,
     "cli_index": 6.1,
     "cli_neighbours": 6.1,
     "cli": 6.2,
