@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from glossator import (
     __version__,
+    cli_coder,
     cli_compare,
     cli_cost,
     cli_index,

@@ -6,7 +6,8 @@ Every class is told by its tensors, only top-K from batch-top-K by `dict_class` 
 
 | class | tensors | reads |
 |---|---|---|
-| `AutoEncoder` | `bias` [d], `encoder.weight` [L, d], `encoder.bias`, `decoder.weight` [d, L] | x − bias |
+| `AutoEncoder` | `bias`, `encoder.weight` [L, d], `encoder.bias`, `decoder.weight` [d, L] \
+| x − bias |
 | `AutoEncoderNew` | the same with `decoder.bias` instead of `bias` | x |
 | `GatedAutoEncoder` | `decoder_bias`, `gate_bias`, `mag_bias`, `r_mag` | x − decoder_bias |
 | `AutoEncoderTopK`, `BatchTopKSAE` | `b_dec`, `k`, `threshold` (one number) | x − b_dec |

@@ -4,7 +4,7 @@
 
 Tensors: `pre_bias` [d], `encoder.weight` [L, d], `latent_bias` [L], `decoder.weight` [d, L], and
 statistics; `activation` names the rule. With `TopK` the input is layer-normed first and the output
-taken back; with `ReLU` it is not.
+taken back; with `ReLU` it is not. A tied coder has `decoder.linear.weight`, its encoder again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
     if hook is None:
         stored.warnings.append("the folder's name does not say where on the model it reads")
     encoder = stored.matrix("encoder.weight", shape, transposed=False)
-    tied = "decoder.weight" not in stored
+    tied = "decoder.linear.weight" in stored
     return SparseCoder(
         encoder_weight=encoder,
         encoder_bias=bias,
@@ -70,7 +70,7 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
             "format": "OpenAI",
             "architecture": str(held.get("activation", "ReLU")),
             "model_name": "gpt2",
-            "warnings": stored.leftover(*_STATISTICS),
+            "warnings": stored.leftover("decoder.linear.weight", *_STATISTICS),
         },
     )
 
