@@ -110,6 +110,7 @@ def choose(where: str, found: dict[str, Place], hookpoint: str | None) -> tuple[
                 f"coder `{where}`: none for `{hookpoint}`; name one with `hookpoint`: `{only[0]}`"
             )
         return only
+    shown_of = list(found)
     if hookpoint is not None:
         for same in (
             [name for name in found if name == hookpoint],
@@ -118,9 +119,12 @@ def choose(where: str, found: dict[str, Place], hookpoint: str | None) -> tuple[
         ):
             if len(same) == 1:
                 return same[0], found[same[0]]
-    what = "several coders" if hookpoint is None else f"none for `{hookpoint}`"
-    shown = ", ".join(f"`{name}`" for name in list(found)[:24])
-    more = f" and {len(found) - 24} more" if len(found) > 24 else ""
+            shown_of = same or shown_of
+    several = hookpoint is None or len(shown_of) < len(found)
+    what = "several coders" if several else "none"
+    what += "" if hookpoint is None else f" for `{hookpoint}`"
+    shown = ", ".join(f"`{name}`" for name in shown_of[:24])
+    more = f" and {len(shown_of) - 24} more" if len(shown_of) > 24 else ""
     raise InputError(f"coder `{where}`: {what}; name one with `hookpoint`: {shown}{more}")
 
 
