@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from glossator.coders import load_coder
@@ -212,6 +214,13 @@ def test_an_npz_header_whose_shapes_lie_is_refused_before_memory_is_taken(copied
         ("saelens_jumprelu", "cfg.json", {"architecture": "abstopk"}, "activations are signed"),
         ("saelens_jumprelu", "cfg.json", {"architecture": "matching_pursuit"}, "a search"),
         ("saelens_jumprelu", "cfg.json", {"architecture": "new"}, "`architecture` = `new` is not"),
+        (
+            "saelens_jumprelu",
+            "cfg.json",
+            {"apply_b_dec_to_input": "no"},
+            "`apply_b_dec_to_input` = `'no'` is neither true nor false",
+        ),
+        ("sparsify_topk", "cfg.json", {"transcode": 1}, "`transcode` = `1` is neither"),
         ("saelens_jumprelu", "cfg.json", {"d_in": 9}, "`d_in` = 9, but the weights say 8"),
         ("saelens_topk_rescaled", "cfg.json", {"k": None}, "field `k` is missing"),
         (
@@ -307,3 +316,39 @@ def test_a_temporal_coder_and_an_unknown_file_are_refused_in_one_line(tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "mine.pt")
     with pytest.raises(InputError, match="holds no tensors by name"):
         load_coder(tmp_path / "mine.pt")
+
+
+FILES = sorted(
+    path
+    for name in WHOLE
+    for path in (GOLDEN / name).rglob("*")
+    if path.is_file() and path.name not in ("expected.npz", "sparsity.safetensors")
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    file=st.sampled_from(FILES),
+    at=st.floats(0, 1, exclude_max=True),
+    put=st.binary(min_size=1, max_size=12),
+    over=st.booleans(),
+)
+def test_damage_anywhere_is_refused_in_one_line_or_still_a_coder(
+    tmp_path_factory, file, at, put, over
+):
+    name = file.relative_to(GOLDEN).parts[0]
+    folder = tmp_path_factory.mktemp("damaged") / name
+    shutil.copytree(GOLDEN / name, folder)
+    damaged = folder / file.relative_to(GOLDEN / name)
+    whole = damaged.read_bytes()
+    begin = int(at * len(whole))
+    damaged.write_bytes(whole[:begin] + put + whole[begin + (len(put) if over else 0) :])
+    said, coder = "", None
+    try:
+        coder = load_coder(folder)
+    except InputError as error:
+        said = str(error)
+    assert coder is None or coder.n_latents == 24
+    assert "\n" not in said

@@ -15,6 +15,7 @@ import math
 import pickle
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from safetensors.torch import load_file
 
 from glossator.errors import InputError
 
-__all__ = ["Stored", "names_in", "settings"]
+__all__ = ["Stored", "contents", "flag", "names_in", "settings", "word"]
 
 _LONGEST_HEADER = 32 * 2**20
 
@@ -51,6 +52,24 @@ def settings(path: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise InputError(f"coder `{path}`: holds no mapping of settings")
     return held
+
+
+def flag(path: Path, config: Mapping[str, Any], name: str, default: bool) -> bool:
+    """A setting that is true or false; null is as good as nothing.
+
+    Raises:
+        InputError: anything else, which would be a guess.
+    """
+    said = config.get(name)
+    if said is not None and not isinstance(said, bool):
+        raise InputError(f"coder `{path}`: `{name}` = `{said!r}` is neither true nor false")
+    return default if said is None else said
+
+
+def word(config: Mapping[str, Any], name: str) -> str | None:
+    """A setting that is a name; None where it is something else."""
+    said = config.get(name)
+    return said if isinstance(said, str) and said else None
 
 
 def _yaml(text: str) -> object:
@@ -156,7 +175,10 @@ def _npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
                 held[name] = torch.from_numpy(np.ascontiguousarray(arrays[name]))
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, MemoryError) as error:
+    except InputError:
+        raise
+    except Exception as error:
+        # On a damaged file zipfile, zlib and the header's parser raise each its own.
         raise _unreadable(path, "npz", error) from error
     return held
 
@@ -173,7 +195,8 @@ def _torch(path: Path) -> dict[str, Any]:
             f"coder `{path}`: holds more than tensors, which is never executed ({line}); "
             "save its `state_dict` alone"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
+    except Exception as error:
+        # On a damaged file the unpickler raises whatever it stumbles over.
         raise _unreadable(path, "a torch file", error) from error
     if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
         raise InputError(f"coder `{path}`: holds no tensors by name; save its `state_dict`")

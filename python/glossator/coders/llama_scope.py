@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from glossator.coders.files import Stored, settings
+from glossator.coders.files import Stored, flag, settings, word
 from glossator.coders.record import SparseCoder
 from glossator.encode import ActivationRule, Threshold, TopK
 from glossator.errors import InputError
@@ -63,27 +63,27 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
     width = config.get("d_model")
     if names[3] in stored:
         bias_out = stored.vector(names[3], width)
-    elif config.get("use_decoder_bias") is False and isinstance(width, int):
+    elif not flag(path, config, "use_decoder_bias", True) and isinstance(width, int):
         bias_out = torch.zeros(width)
     else:
         bias_out = stored.vector(names[3])
     shape = (len(bias), len(bias_out))
     encoder = stored.matrix(names[0], shape, transposed=bare)
     decoder = stored.matrix(names[2], shape, transposed=not bare)
-    hook_in = config.get("hook_point_in")
-    hook_out = config.get("hook_point_out") or hook_in
+    hook_in = word(config, "hook_point_in")
+    hook_out = word(config, "hook_point_out") or hook_in
     normalization, scale_in, scale_out = _scales(
         path, config, stored, hook_in, hook_out, len(bias_out)
     )
     norms = decoder.norm(dim=1)
-    if not config.get("sparsity_include_decoder_norm", True):
+    if not flag(path, config, "sparsity_include_decoder_norm", True):
         norms = torch.ones_like(norms)
     rule = _rule(path, config, stored, norms, scale_out, k)
     decoder_scale = None
     if isinstance(rule, TopK) and bool((norms != 1).any()):
         # Latents are ranked by pre-activation times norm: fold the norms in.
         encoder, bias, decoder_scale = encoder * norms[:, None], bias * norms, 1.0 / norms
-    centred = bool(config.get("apply_decoder_bias_to_pre_encoder", False))
+    centred = flag(path, config, "apply_decoder_bias_to_pre_encoder", False)
     return SparseCoder(
         encoder_weight=encoder,
         encoder_bias=bias,
@@ -168,7 +168,8 @@ def _rule(
     if found is not None and said == "jumprelu":
         return Threshold(stored.vector(found, len(norms)).exp() / norms)
     if isinstance(single, int | float) and (said == "jumprelu" or (said == "topk" and single > 0)):
-        return Threshold(torch.full_like(norms, max(float(single), 0.0)) * scale_out / norms)
+        values = max(float(single), 0.0) * scale_out / norms.double()
+        return Threshold(values.float())
     if said == "relu":
         return Threshold(torch.zeros_like(norms))
     if said == "topk" and isinstance(config.get("top_k"), int):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from glossator.coders import (
@@ -83,8 +84,8 @@ def load_coder(
     if listed:
         remote = chosen.weights.startswith("hf://")
         file = hub.file(chosen.weights) if remote else Path(chosen.weights)
-        coder = circuit_tracer.read(file, k=k, config=place / "config.yaml")
-        return _named(coder, hookpoint, file)
+        reader = partial(circuit_tracer.read, config=place / "config.yaml")
+        return _named(_tried(reader, file, k), hookpoint, file)
     file = place / chosen.weights
     return _named(_read(file, chosen, k), hookpoint, file)
 
@@ -106,7 +107,20 @@ def _read(weights: Path, place: Place, k: int | None) -> SparseCoder:
             f"coder `{weights}`: a temporal autoencoder cannot be read: a token's code depends on "
             "the tokens before it"
         )
-    return FORMATS[place.format](weights, k=k)
+    return _tried(FORMATS[place.format], weights, k)
+
+
+def _tried(read: Callable[..., SparseCoder], weights: Path, k: int | None) -> SparseCoder:
+    """Read, and name the file where its settings are of types that no reader expects."""
+    try:
+        return read(weights, k=k)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise InputError(
+            f"coder `{weights}`: the settings beside it are not of its format ({line})"
+        ) from error
 
 
 def _named(coder: SparseCoder, hookpoint: str | None, weights: Path) -> SparseCoder:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from glossator.coders.files import Stored, settings
+from glossator.coders.files import Stored, flag, settings, word
 from glossator.coders.record import SparseCoder
 from glossator.encode import ActivationRule, Gated, Threshold, TopK
 from glossator.errors import InputError
@@ -72,7 +72,8 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
     normalization = _normalization(path, config, stored, transcoder=transcoder)
     rule = _rule(path, architecture, config, stored, len(bias), k)
     decoder_scale = None
-    if isinstance(rule, TopK) and config.get("rescale_acts_by_decoder_norm"):
+    rescaled = flag(path, config, "rescale_acts_by_decoder_norm", False)
+    if isinstance(rule, TopK) and rescaled:
         # The peer multiplies pre-activations by the norms before it selects: fold them in.
         norms = decoder.norm(dim=1)
         encoder, bias, decoder_scale = encoder * norms[:, None], bias * norms, 1.0 / norms
@@ -83,8 +84,8 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
                 f"activations are multiplied by `{name}` before they are decoded"
             )
             decoder_scale = stored.vector(name, len(bias))
-    hook = config.get("hook_name")
-    centred = bool(config.get("apply_b_dec_to_input", True)) and not transcoder
+    hook = word(config, "hook_name")
+    centred = flag(path, config, "apply_b_dec_to_input", True) and not transcoder
     return SparseCoder(
         encoder_weight=encoder,
         encoder_bias=bias,
@@ -98,7 +99,7 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
         if architecture in _SKIPS
         else None,
         hookpoint=hook,
-        hookpoint_out=config.get("hook_name_out") if transcoder else hook,
+        hookpoint_out=word(config, "hook_name_out") if transcoder else hook,
         source=f"SAELens `{weights.parent}`",
         declared={
             "format": "SAELens",

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from glossator.coders.files import Stored, settings
+from glossator.coders.files import Stored, flag, settings
 from glossator.coders.record import SparseCoder
 from glossator.encode import GroupMax, TopK
 from glossator.errors import InputError
@@ -78,7 +78,7 @@ def read_weights(weights: Path, *, k: int | None = None) -> SparseCoder:
     stored = Stored.of(folder / _WEIGHTS)
     bias, bias_out = stored.vector("encoder.bias"), stored.vector("b_dec")
     found = stored.any("encoder.weight").shape
-    transcode = bool(config.get("transcode"))
+    transcode = flag(path, config, "transcode", False)
     # A transcoder may write another width than it reads; its own settings say which it reads.
     width = int(config.get("d_in", found[-1])) if transcode else len(bias_out)
     n_latents = config.get("num_latents") or width * config.get("expansion_factor", 32)
