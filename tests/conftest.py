@@ -16,6 +16,8 @@ _skipped: list[str] = []
 
 # Before any test imports what reads it: no test waits for a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before any test imports a kernel: on a GPU they run by `TRITON_INTERPRET=0 pytest -m gpu`.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_runtest_logreport(report):

@@ -163,6 +163,13 @@ def test_a_coder_reads_and_writes_on_the_scale_of_its_model(normalization):
         made.decode(latents, activations)
 
 
+def test_rows_of_no_length_decode_to_the_bias():
+    made = coder(rule=Threshold(torch.full((L,), 1e6)))
+    latents, activations = made.encode(X)
+    assert latents.shape == (30, 0)
+    assert torch.equal(made.decode(latents, activations), made.decoder_bias.expand(30, WIDTH))
+
+
 def test_a_layer_normed_coder_sees_neither_scale_nor_offset_of_its_input():
     made = coder(normalization="layer_norm", rule=TopK(4))
     wanted = made.encode(X)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from glossator.config import RunConfig, load_config
     from glossator.corpus import open_corpus, pack
     from glossator.encode import Encoder, Gated, GroupMax, Threshold, TopK
+    from glossator.gate import GateReport, check_coder, refuse_misread
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
     from glossator.neighbours import Neighbours
@@ -57,6 +58,7 @@ _ROOMS = {
     "config": ("RunConfig", "load_config"),
     "corpus": ("open_corpus", "pack"),
     "encode": ("Encoder", "Gated", "GroupMax", "Threshold", "TopK"),
+    "gate": ("GateReport", "check_coder", "refuse_misread"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
     "neighbours": ("Neighbours",),
@@ -77,6 +79,7 @@ __all__ = [
     "Examples",
     "ExplainPlan",
     "Explanation",
+    "GateReport",
     "Gated",
     "GlossatorError",
     "GroupMax",
@@ -104,6 +107,7 @@ __all__ = [
     "aexplain",
     "ascore",
     "build_atlas",
+    "check_coder",
     "collect_hidden",
     "compare",
     "explain",
@@ -115,6 +119,7 @@ __all__ = [
     "open_corpus",
     "open_judge",
     "pack",
+    "refuse_misread",
     "run",
     "score",
     "score_rules",

@@ -248,6 +248,53 @@ class RuleLearner:
     def learn(self, /, latents: NDArray[np.uint32]) -> list[str | None]:
         """One rule a latent, in JSON; None for a latent that is silent on the explain side."""
 
+@final
+class Selector:
+    """An encoder's weights and rule: what is active, of products that are only nearly right."""
+    def __new__(
+        cls,
+        /,
+        weight: NDArray[np.float32] | NDArray[np.uint16],
+        bias: NDArray[np.float32],
+        *,
+        k: int | None = None,
+        threshold: NDArray[np.float32] | None = None,
+        scale: NDArray[np.float32] | None = None,
+        magnitude: NDArray[np.float32] | None = None,
+        rounded: bool = True,
+        portable: bool = False,
+    ) -> Selector:
+        """
+        `weight` is kept and read, never copied: what is exact, float32 or the bits of bf16.
+
+        One of `k`, `threshold` and both of `scale` and `magnitude` is given. `rounded` says that
+        products are of operands rounded to bf16, and stored as its bits.
+        """
+    def select(
+        self, /, x: NDArray[np.float32], proposed: NDArray[np.float32] | NDArray[np.uint16]
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32], NDArray[np.uint32], int]:
+        """
+        The active latents of rows `x`, rounded to what is exact, by their products without bias.
+
+        Returns starts int64[N + 1], latents uint32 and activations float32, row by row the strongest
+        first; rows refused because they, or their pre-activations, hold NaN or infinity; and how many
+        pre-activations were computed again.
+        """
+
+def add_statistics(
+    latents: NDArray[np.uint32],
+    activations: NDArray[np.float32],
+    histogram: NDArray[np.uint32],
+    maximum: NDArray[np.float32],
+    total: NDArray[np.int64],
+) -> None:
+    """
+    Adds activations to latents' histograms, maxima and sums (in units of 2⁻²⁰), in place.
+
+    Bin `(bits >> 19) - (119 << 4)` of an activation, from 0 to 255: 16 an octave. Entries of latent
+    0xFFFFFFFF, and activations that are not positive, are none.
+    """
+
 def compact(path: str, durable: bool) -> None:
     """Merge the adjacent partial segments of an index up to the grid of its segments."""
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +130,7 @@ def harvest(
     split_seed: int = 0,
     window: int = 32,
     lossless: bool = False,
+    dtype: str = "float32",
     progress: Progress = SILENT,
 ) -> Index:
     """Encode every token of a corpus into an index.
@@ -142,6 +145,7 @@ def harvest(
         split_seed: the seed of the documents' sides; the packing must have had the same.
         window: tokens in a window of the index.
         lossless: keep every activation as bfloat16; see `IndexWriter`.
+        dtype: what the encoder's operands are rounded to; the index says so.
         progress: counts tokens.
 
     Raises:
@@ -165,12 +169,17 @@ def harvest(
             "subject_hash": subject.hash,
             "subject_dtype": subject.dtype,
             "coder_hash": coder.hash,
+            "coder_dtype": dtype,
             "tokenizer_hash": subject.tokenizer_hash,
             "corpus_hash": census.hash,
         },
     )
     total = census.contexts * census.context_length
-    with writer, progress.stage("harvest", total, "tokens") as bar:
+    with (
+        writer,
+        progress.stage("harvest", total, "tokens") as bar,
+        _Behind() as behind,
+    ):
         at = writer.next_context
         bar.advance(at * census.context_length)
         for batch in contexts.batches(start=at):
@@ -178,17 +187,8 @@ def harvest(
                 states = subject.hidden(batch.tokens, batch.attended)
             else:
                 states = torch.from_numpy(np.array(hidden[at : at + len(batch)]))
-            active, positions = _active(coder, states, batch)
-            places = positions[active.tokens()].cpu().numpy()
-            writer.add_coo(
-                batch.tokens,
-                *np.divmod(places, census.context_length),
-                active.latents,
-                active.activations,
-                batch.document_ids,
-                batch.mask,
-                context=at,
-            )
+            active, positions = _active(coder, states, batch, dtype)
+            behind.run(partial(_add, writer, batch, active, positions, at))
             at += len(batch)
             bar.advance(batch.tokens.size)
     index = Index.open(index_path)
@@ -200,14 +200,60 @@ def harvest(
     return index
 
 
+class _Behind:
+    """Does one thing at a time in a thread of its own, in the order given.
+
+    While a batch goes into the index the next one is encoded: the index's part holds no lock of
+    Python's. What it raises is raised by the next call, or at the end.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="glossator-index")
+        self._pending: Future[None] | None = None
+
+    def run(self, task: Callable[[], None]) -> None:
+        self._settle()
+        self._pending = self._pool.submit(task)
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._settle()
+        finally:
+            self._pool.shutdown(wait=True)
+
+
+def _add(
+    writer: IndexWriter, batch: Contexts, active: Active, positions: torch.Tensor, at: int
+) -> None:
+    places = positions[active.tokens()].cpu().numpy()
+    writer.add_coo(
+        batch.tokens,
+        *np.divmod(places, batch.tokens.shape[1]),
+        active.latents,
+        active.activations,
+        batch.document_ids,
+        batch.mask,
+        context=at,
+    )
+
+
 def _active(
-    coder: SparseCoder, states: torch.Tensor, batch: Contexts
+    coder: SparseCoder, states: torch.Tensor, batch: Contexts, dtype: str = "float32"
 ) -> tuple[Active, torch.Tensor]:
     """The active latents of the tokens that count, and the flat positions of those tokens."""
     import torch
 
     positions = torch.from_numpy(np.flatnonzero(batch.mask)).to(states.device)
-    return coder.active(states.flatten(0, 1)[positions]), positions
+    return coder.active(states.flatten(0, 1)[positions], dtype=dtype), positions
 
 
 def subject_activations(

@@ -275,6 +275,8 @@ class SparseCoder:
         ids = ids.long().masked_fill(values == 0, 0)
         if self.decoder_scale is not None:
             values = values * self.decoder_scale.to(values.device)[ids]
+        if not ids.shape[1]:  # no latent is active on any row
+            ids, values = (torch.nn.functional.pad(tensor, (0, 1)) for tensor in (ids, values))
         result = torch.nn.functional.embedding_bag(
             ids, self.decoder.to(values.device), per_sample_weights=values, mode="sum"
         )

@@ -10,6 +10,11 @@ error in what is called equal.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+
 import torch
 
 from glossator.encode.active import Active
@@ -27,6 +32,9 @@ __all__ = [
     "Threshold",
     "TopK",
 ]
+
+KERNELS = ("auto", "triton", "reference")
+"""What `GLOSSATOR_KERNELS` may be: `auto` takes Triton on a GPU and the Rust core on a CPU."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What operands can be rounded to."""
@@ -64,9 +72,26 @@ class Encoder:
             )
         rule.check(len(weight))
         self.dtype, self.device, self.rule = dtype, torch.device(device), rule
-        self._weight, self._bias = weight.to(self.device), bias.to(self.device)
+        self._width = weight.shape[1]
+        self._begin = _way(weight, bias, rule, dtype, self.device)
 
     @torch.no_grad()
+    def begin(self, x: torch.Tensor) -> Callable[[], Active]:
+        """Start on some rows, on a GPU without waiting for it; what is returned gives the result.
+
+        Args:
+            x: float[N, d], on the encoder's device.
+
+        Raises:
+            InputError: another width or device; here or when the result is asked for, NaN or
+                infinity in `x`, which names the row.
+        """
+        if x.ndim != 2 or x.shape[1] != self._width:
+            raise InputError(f"x has shape {list(x.shape)}; the weight asks for [N, {self._width}]")
+        if x.device.type != self.device.type:
+            raise InputError(f"x is on {x.device}, the encoder on {self.device}")
+        return self._begin(x)
+
     def encode(self, x: torch.Tensor) -> Active:
         """The active latents of each row.
 
@@ -76,10 +101,36 @@ class Encoder:
         Raises:
             InputError: another width or device, or NaN or infinity in `x`; names the row.
         """
-        if x.ndim != 2 or x.shape[1] != self._weight.shape[1]:
-            raise InputError(
-                f"x has shape {list(x.shape)}; the weight asks for [N, {self._weight.shape[1]}]"
-            )
-        if x.device.type != self.device.type:
-            raise InputError(f"x is on {x.device}, the encoder on {self.device}")
-        return encode_plain(x, self._weight, self._bias, self.rule, dtype=DTYPES[self.dtype])
+        return self.begin(x)()
+
+
+def _way(
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    rule: ActivationRule,
+    dtype: str,
+    device: torch.device,
+) -> Callable[[torch.Tensor], Callable[[], Active]]:
+    """How rows are encoded on this device."""
+    kernels = os.environ.get("GLOSSATOR_KERNELS", "auto")
+    if kernels not in KERNELS:
+        raise InputError(f"GLOSSATOR_KERNELS is `{kernels}`: not one of {', '.join(KERNELS)}")
+    has_triton = find_spec("triton") is not None
+    if kernels == "triton" and not has_triton:
+        raise InputError("GLOSSATOR_KERNELS is `triton`, which is not installed")
+    plain = kernels == "reference" or isinstance(rule, GroupMax)
+    if not plain and (kernels == "triton" or (device.type == "cuda" and has_triton)):
+        from glossator.encode.gpu import GpuEncoder
+
+        return GpuEncoder(weight, bias, rule, dtype=DTYPES[dtype], device=device).begin
+    if not plain and device.type == "cpu":
+        from glossator.encode.cpu import CpuEncoder
+
+        on_cpu = CpuEncoder(weight, bias, rule, dtype=dtype)
+        return lambda x: partial(_same, on_cpu.encode(x))
+    held = weight.to(device), bias.to(device)
+    return lambda x: partial(_same, encode_plain(x, *held, rule, dtype=DTYPES[dtype]))
+
+
+def _same(active: Active) -> Active:
+    return active

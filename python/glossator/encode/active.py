@@ -42,6 +42,14 @@ class Active:
         torch.cumsum(kept.sum(1), 0, out=starts[1:])
         return Active(starts, latents[kept].long(), activations[kept], fallback)
 
+    def ordered(self) -> Active:
+        """The same with each token's entries by activation descending, then latent ascending."""
+        tokens = self.tokens()
+        order = self.latents.argsort(stable=True)
+        for values, descending in ((self.activations, True), (tokens, False)):
+            order = order[values[order].argsort(stable=True, descending=descending)]
+        return Active(self.starts, self.latents[order], self.activations[order], self.fallback)
+
     def tokens(self) -> torch.Tensor:
         """int64[nnz]: the token of each entry."""
         counts = self.starts.diff()
@@ -57,7 +65,7 @@ class Active:
                 0xFFFFFFFF and activation 0.
         """
         counts = self.starts.diff()
-        width = int(counts.max()) if k is None and len(counts) else k or 0
+        width = k or (int(counts.max()) if len(counts) else 0)
         shape = (len(counts), width)
         latents = torch.full(shape, NO_LATENT, dtype=torch.int64, device=counts.device)
         activations = torch.zeros(shape, dtype=torch.float32, device=counts.device)

@@ -103,9 +103,6 @@ def _above(scores: torch.Tensor, bias: torch.Tensor, rule: ActivationRule) -> Ac
     counts = live.sum(1)
     starts = torch.zeros(len(counts) + 1, dtype=torch.int64, device=scores.device)
     torch.cumsum(counts, 0, out=starts[1:])
-    tokens, latents = live.nonzero(as_tuple=True)
+    _, latents = live.nonzero(as_tuple=True)
     values = scores[live]
-    # Latents ascend within a token already; two stable sorts put tokens, then values, in order.
-    order = values.argsort(descending=True, stable=True)
-    order = order[tokens[order].argsort(stable=True)]
-    return Active(starts, latents[order], values[order])
+    return Active(starts, latents, values).ordered()

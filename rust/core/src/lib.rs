@@ -24,6 +24,8 @@
 //! | `sampling` | which windows are drawn |
 //! | `cooccurrence` | which latents are active together |
 //! | `neighbours` | which rows of a decoder point the same way |
+//! | `select` | which latents are active, of products that are only nearly right |
+//! | `statistics` | how often and how strongly is each latent active |
 //! | `coactivation` | how often are the latents of given pairs |
 //! | `rules` | which predicate over tokens says when a latent is active |
 //! | `random` | why the same ones everywhere |
@@ -52,8 +54,10 @@ pub mod rules;
 mod runs;
 mod sampling;
 mod segment;
+mod select;
 mod sides;
 mod spill;
+mod statistics;
 mod summary;
 #[cfg(test)]
 mod testing;
@@ -77,7 +81,9 @@ pub use sampling::{
     NeighbourTable, Plan, Shortfall, SilentStrata, Sources,
 };
 pub use segment::Segment;
+pub use select::{Exact, Instructions, Norms, Proposed, Rule, Selected, Selector, norms};
 pub use sides::{NO_SIDE, RUN};
+pub use statistics::{BINS, Statistics};
 pub use summary::Summary;
 pub use text::Mask;
 pub use top::Top;

@@ -11,6 +11,7 @@ mod index;
 mod neighbours;
 mod rules;
 mod sampling;
+mod select;
 mod writer;
 
 /// The compiled core of glossator; `glossator.index` and its neighbours are its documented face.
@@ -26,6 +27,8 @@ mod _core {
     use crate::rules::{RuleChecker, RuleLearner};
     #[pymodule_export]
     use crate::sampling::{Plan, holds, silent_strata};
+    #[pymodule_export]
+    use crate::select::{Selector, add_statistics};
     #[pymodule_export]
     use crate::writer::{IndexWriter, compact, join};
 

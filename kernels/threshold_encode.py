@@ -1,0 +1,476 @@
+"""Latents above a threshold, exactly: JumpReLU, ReLU, BatchTopK at inference, gated.
+
+    found = threshold_encode(x, operands, thresholds)    # starts int64[N + 1], latents, activations
+    found = threshold_encode(x, operands, thresholds, capacity=64 * N).settle()    # waits here only
+
+1. `bits_kernel`: the product, whose epilogue keeps one bit of each pre-activation: whether it could
+   be above its threshold, a margin allowed for. A word holds the 32 columns of 128 that one thread
+   of a tensor core's quad has: each sign is shifted in, nothing moves between threads.
+2. `count_kernel`, `expand_kernel`: words become lists of candidates, rows one after another.
+3. `decide_kernel` rescores candidates and keeps those above; `pack_kernel` closes the gaps.
+
+Any number may be above: where the lists do not fit, `settle` makes longer ones from the same bits.
+"""
+# ruff: noqa: ANN001, ANN202 - a kernel is typed where it is compiled
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from glossator._kernels.operands import Operands, Rows
+from glossator._kernels.product import n_tiles, product, tile_at, tile_shape
+from glossator._kernels.rescore import fused, rescore
+from glossator.errors import InputError
+
+__all__ = ["ThresholdRows", "threshold_encode"]
+
+_WORDS_AT_ONCE = 256 << 20
+"""Bytes of bits that are held at a time."""
+_CANDIDATES = 32
+"""Candidates that are rescored at once."""
+
+
+@triton.jit
+def _signs(values, word, C: tl.constexpr):
+    """Shift the signs of [R, C, 4] into words [R, 4], the last of C first."""
+    R: tl.constexpr = values.shape[0]
+    if C == 1:
+        # Two shifts and an or: one funnel shift.
+        sign = tl.reshape(values, (R, 4)).to(tl.uint32, bitcast=True) >> 31
+        return (word << 1) | sign
+    else:  # noqa: RET505 - the other branch is not compiled
+        halves = tl.permute(tl.reshape(values, (R, 2, C // 2, 4)), (0, 2, 3, 1))
+        low, high = tl.split(halves)
+        word = _signs(high, word, C // 2)
+        return _signs(low, word, C // 2)
+
+
+@triton.jit
+def _bits_tile(
+    t,
+    x,
+    w,
+    add_ptr,
+    offset_ptr,
+    words_ptr,
+    N,
+    P,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+):
+    row, latent = tile_at(t, N, P, BM, BN, GROUP)
+    total = product(x, w, row, latent, N, D, BM, BN, BK, DESCRIPTORS)
+    rows = row + tl.arange(0, BM)
+    total += tl.load(add_ptr + latent + tl.arange(0, BN))[None, :]
+    total += tl.load(offset_ptr + rows, mask=rows < N, other=0.0)[:, None]
+    R: tl.constexpr = BM * (BN // 128)
+    # Columns are 16 blocks of 4 threads of 2: a thread's 32 are bits 2 block + place.
+    owned = tl.permute(tl.reshape(total, (R, 16, 4, 2)), (0, 1, 3, 2))
+    word = _signs(tl.reshape(owned, (R, 32, 4)), tl.zeros((R, 4), tl.uint32), 32)
+    word = ~tl.reshape(word.to(tl.int32, bitcast=True), (BM, BN // 32))
+    at = rows.to(tl.int64)[:, None] * (P // 32) + latent // 32 + tl.arange(0, BN // 32)[None, :]
+    tl.store(words_ptr + at, word, mask=(rows < N)[:, None])
+
+
+@triton.jit
+def bits_kernel(
+    x,
+    w,
+    add_ptr,
+    offset_ptr,
+    words_ptr,
+    n_ptr,
+    P,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+):
+    """A bit of each pre-activation: whether `(product + add) + offset` is not negative."""
+    N = tl.load(n_ptr)
+    t = tl.program_id(0)
+    while t < n_tiles(N, P, BM, BN):
+        _bits_tile(t, x, w, add_ptr, offset_ptr, words_ptr, N, P, D, BM, BN, BK, GROUP, DESCRIPTORS)
+        t += tl.num_programs(0)
+
+
+@triton.jit
+def _ones(word):
+    """Bits set in each word."""
+    bits = word.to(tl.uint32, bitcast=True)
+    bits -= (bits >> 1) & 0x55555555
+    bits = (bits & 0x33333333) + ((bits >> 2) & 0x33333333)
+    bits = (bits + (bits >> 4)) & 0x0F0F0F0F
+    bits += bits >> 8
+    bits += bits >> 16
+    return (bits & 0x3F).to(tl.int32)
+
+
+@triton.jit
+def count_kernel(words_ptr, counts_ptr, n_ptr, W: tl.constexpr, BLOCK: tl.constexpr):
+    """Bits of a row, one program each; none beyond the last row."""
+    row = tl.program_id(0)
+    there = row < tl.load(n_ptr)
+    ones = tl.zeros((BLOCK,), tl.int32)
+    for begin in tl.range(0, W, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
+        mask = there & (at < W)
+        ones += _ones(tl.load(words_ptr + row.to(tl.int64) * W + at, mask=mask, other=0))
+    tl.store(counts_ptr + row, tl.sum(ones, 0).to(tl.int64))
+
+
+@triton.jit
+def expand_kernel(
+    words_ptr, starts_ptr, candidates_ptr, capacity, W: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The positions of a row's bits, one program each; rows that do not fit are left."""
+    row = tl.program_id(0)
+    start = tl.load(starts_ptr + row)
+    end = tl.load(starts_ptr + row + 1)
+    if (end > start) & (end <= capacity):
+        for begin in tl.range(0, W, BLOCK):
+            at = begin + tl.arange(0, BLOCK)
+            word = tl.load(words_ptr + row.to(tl.int64) * W + at, mask=at < W, other=0)
+            ones = _ones(word)
+            to = start + tl.cumsum(ones, 0) - ones
+            start += tl.sum(ones, 0)
+            first = (at // 4) * 128 + (at % 4) * 2
+            while tl.max((word != 0).to(tl.int32), 0) > 0:
+                bit = _ones((word & -word) - 1)
+                tl.store(candidates_ptr + to, first + (bit // 2) * 8 + bit % 2, mask=word != 0)
+                to += 1
+                word &= word - 1
+
+
+@triton.jit
+def decide_kernel(
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    latents_ptr,
+    thresholds_ptr,
+    scale_ptr,
+    shift_ptr,
+    starts_ptr,
+    candidates_ptr,
+    found_ptr,
+    values_ptr,
+    counts_ptr,
+    bad_ptr,
+    capacity,
+    D: tl.constexpr,
+    C: tl.constexpr,
+    BY_TOKEN: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Rescore a row's candidates and keep those above, in order; one program each."""
+    row = tl.program_id(0)
+    start = tl.load(starts_ptr + row)
+    n = tl.load(starts_ptr + row + 1) - start
+    n = tl.where(start + n <= capacity, n, 0)
+    kept = start * 0
+    begin = start * 0
+    finite = kept == 0
+    while begin < n:
+        at = begin + tl.arange(0, C)
+        mask = at < n
+        position = tl.load(candidates_ptr + start + at, mask=mask, other=0)
+        dot = rescore(x_ptr + row.to(tl.int64) * D, w_ptr, position, mask, D)
+        pre = dot + tl.load(bias_ptr + position, mask=mask, other=0.0)
+        threshold = thresholds_ptr + row if BY_TOKEN else thresholds_ptr + position
+        above = mask & (pre > tl.load(threshold, mask=mask, other=0.0))
+        value = pre
+        if GATED:
+            scale = tl.load(scale_ptr + position, mask=mask, other=0.0)
+            value = fused(scale, dot, tl.load(shift_ptr + position, mask=mask, other=0.0))
+            above = above & (value > 0)
+        finite = finite & (tl.max(tl.where(above, value, 0.0), 0) < float("inf"))
+        ones = above.to(tl.int32)
+        to = start + kept + tl.cumsum(ones, 0) - ones
+        latent = tl.load(latents_ptr + position, mask=mask, other=-1)
+        tl.store(found_ptr + to, latent, mask=above)
+        tl.store(values_ptr + to, value, mask=above)
+        kept += tl.sum(ones, 0)
+        begin += C
+    tl.store(counts_ptr + row, kept)
+    if not finite:
+        tl.store(bad_ptr + row, 1)
+
+
+@triton.jit
+def pack_kernel(
+    found_ptr, values_ptr, from_ptr, to_ptr, latents_ptr, activations_ptr, BLOCK: tl.constexpr
+):
+    """Move what a row kept to where it belongs, one program each."""
+    row = tl.program_id(0)
+    source = tl.load(from_ptr + row)
+    target = tl.load(to_ptr + row)
+    n = tl.load(to_ptr + row + 1) - target
+    begin = n * 0
+    while begin < n:
+        at = begin + tl.arange(0, BLOCK)
+        mask = at < n
+        tl.store(latents_ptr + target + at, tl.load(found_ptr + source + at, mask=mask), mask=mask)
+        value = tl.load(values_ptr + source + at, mask=mask)
+        tl.store(activations_ptr + target + at, value, mask=mask)
+        begin += BLOCK
+
+
+@dataclass
+class ThresholdRows:
+    """What is active in each row: row i has the entries from `starts[i]` to `starts[i + 1]`.
+
+    Entries of a row come in a fixed order, which is not that of the latents' numbers.
+    """
+
+    starts: torch.Tensor
+    """int64[N + 1]."""
+    latents: torch.Tensor
+    """int32[n], n at least `starts[N]`; -1 beyond."""
+    activations: torch.Tensor
+    """float32[n]; 0 beyond."""
+    bad: torch.Tensor
+    """int32[N]: 1 where a row holds NaN or infinity, or leads to it; such a row has no entries."""
+    _pending: _Pending | None = None
+
+    def settle(self) -> ThresholdRows:
+        """Wait for the device; the whole result, exactly as long as it is."""
+        pending = self._pending
+        whole = self
+        if pending is not None and (needed := int(pending.candidates[-1])) > len(self.latents):
+            whole = _compacted(pending, needed)
+        n = int(whole.starts[-1])
+        return ThresholdRows(whole.starts, whole.latents[:n], whole.activations[:n], whole.bad)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """What lists are made of."""
+
+    rows: Rows
+    operands: Operands
+    words: torch.Tensor
+    candidates: torch.Tensor
+    thresholds: torch.Tensor
+    by_token: bool
+    magnitude: tuple[torch.Tensor, torch.Tensor] | None
+
+
+def threshold_encode(
+    x: torch.Tensor,
+    operands: Operands,
+    thresholds: torch.Tensor | None = None,
+    *,
+    token_thresholds: torch.Tensor | None = None,
+    magnitude: tuple[torch.Tensor, torch.Tensor] | None = None,
+    capacity: int | None = None,
+    rows: torch.Tensor | None = None,
+    n_rows: torch.Tensor | None = None,
+) -> ThresholdRows:
+    """Latents whose pre-activation is above a threshold, and positive.
+
+    Args:
+        x: float[N, d].
+        operands: the encoder.
+        thresholds: float32[L], one a latent; those below 0 count as 0.
+        token_thresholds: float32[N] instead, one a token.
+        magnitude: scale and bias, float32[L] each: an activation is the positive part of
+            `scale * dot + bias`, rounded once, dot the pre-activation without bias (gated coders).
+        capacity: entries that there is room for. Without it the device is waited for once.
+        rows: int32[R] the rows to encode, on the device; all by default. Row i of the result is
+            then `rows[i]`.
+        n_rows: int32[1] how many of `rows` there are, on the device; beyond, rows are empty.
+
+    Returns:
+        The active latents; with `capacity` they are all there after `settle`.
+
+    Raises:
+        InputError: shapes or devices disagree.
+    """
+    if (thresholds is None) == (token_thresholds is None):
+        raise InputError("give `thresholds` (one a latent) or `token_thresholds` (one a token)")
+    n = len(x)
+    device = operands.product.device
+    given = token_thresholds if thresholds is None else thresholds
+    assert given is not None
+    for name, value, length in (
+        ("thresholds", given, operands.n_latents if thresholds is not None else n),
+        *((("magnitude", part, operands.n_latents) for part in magnitude) if magnitude else ()),
+    ):
+        if value.shape != (length,) or value.device != device:
+            raise InputError(
+                f"`{name}` has shape {list(value.shape)} on {value.device}; "
+                f"[{length}] on {device} is asked"
+            )
+    at_once = max(_WORDS_AT_ONCE // (len(operands.bias) // 8), 1)
+    if n > at_once and rows is None and capacity is None:
+        return _in_parts(x, operands, thresholds, token_thresholds, magnitude, at_once)
+    prepared = operands.rows(x)
+    if rows is not None:
+        chosen = rows.long().clamp(0, max(n - 1, 0))
+        prepared = Rows(
+            prepared.product[chosen],
+            prepared.exact[chosen],
+            prepared.margin[chosen],
+            prepared.bad[chosen],
+        )
+        n = len(rows)
+        if token_thresholds is not None:
+            given = given[chosen]
+    if n_rows is None:
+        n_rows = torch.full((1,), n, dtype=torch.int32, device=device)
+    limits = given.float().clamp(min=0)
+    add, offset = operands.bias, prepared.margin
+    if thresholds is not None:
+        limits = _placed(limits, operands)
+        add = _up(add - limits)
+    else:
+        offset = _up(offset - limits)
+    offset = offset.masked_fill(prepared.bad != 0, -math.inf).contiguous()
+    words = _bits(prepared, operands, add, offset, n_rows)
+    width = words.shape[1]
+    counts = torch.zeros(n, dtype=torch.int64, device=device)
+    if n:
+        count_kernel[(n,)](words, counts, n_rows, W=width, BLOCK=_block(width))
+    placed = tuple(_placed(part.float(), operands) for part in magnitude) if magnitude else None
+    pending = _Pending(
+        prepared,
+        operands,
+        words,
+        _starts(counts),
+        limits,
+        thresholds is None,
+        (placed[0], placed[1]) if placed else None,
+    )
+    if capacity is None:
+        return _compacted(pending, int(pending.candidates[-1])).settle()
+    return _compacted(pending, capacity)
+
+
+def _bits(
+    rows: Rows, operands: Operands, add: torch.Tensor, offset: torch.Tensor, n_rows: torch.Tensor
+) -> torch.Tensor:
+    """int32[N, P / 32]."""
+    n, padded = len(rows.product), len(operands.bias)
+    device = operands.product.device
+    words = torch.empty((n, padded // 32), dtype=torch.int32, device=device)
+    if n:
+        shape = tile_shape(operands.padded_width, device)
+        x, w = shape.operands(rows.product, operands.product)
+        bits_kernel[shape.grid(n, padded, device)](
+            x,
+            w,
+            add,
+            offset,
+            words,
+            n_rows,
+            padded,
+            **shape.constants(operands.padded_width),
+            **shape.options(),
+        )
+    return words
+
+
+def _compacted(pending: _Pending, capacity: int) -> ThresholdRows:
+    """Lists of what is active, as far as `capacity` candidates go."""
+    n, device = len(pending.words), pending.words.device
+    operands, starts = pending.operands, pending.candidates
+    positions, found = (torch.empty(capacity, dtype=torch.int32, device=device) for _ in range(2))
+    values = torch.empty(capacity, dtype=torch.float32, device=device)
+    latents = torch.full((capacity,), -1, dtype=torch.int32, device=device)
+    activations = torch.zeros(capacity, dtype=torch.float32, device=device)
+    counts = torch.zeros(n, dtype=torch.int64, device=device)
+    bad = pending.rows.bad.clone()
+    scale, shift = pending.magnitude or (operands.bias, operands.bias)
+    if n and capacity:
+        width = pending.words.shape[1]
+        expand_kernel[(n,)](
+            pending.words, starts, positions, capacity, W=width, BLOCK=_block(width)
+        )
+        decide_kernel[(n,)](
+            pending.rows.exact,
+            operands.exact,
+            operands.bias,
+            operands.latents,
+            pending.thresholds,
+            scale,
+            shift,
+            starts,
+            positions,
+            found,
+            values,
+            counts,
+            bad,
+            capacity,
+            D=operands.padded_width,
+            C=_CANDIDATES,
+            BY_TOKEN=pending.by_token,
+            GATED=pending.magnitude is not None,
+            num_warps=1,
+        )
+    counts.masked_fill_(bad != 0, 0)
+    ends = _starts(counts)
+    if n and capacity:
+        pack_kernel[(n,)](found, values, starts, ends, latents, activations, BLOCK=128, num_warps=1)
+    return ThresholdRows(ends, latents, activations, bad, pending)
+
+
+def _in_parts(
+    x: torch.Tensor,
+    operands: Operands,
+    thresholds: torch.Tensor | None,
+    token_thresholds: torch.Tensor | None,
+    magnitude: tuple[torch.Tensor, torch.Tensor] | None,
+    at_once: int,
+) -> ThresholdRows:
+    """Some rows after others, put together."""
+    parts = []
+    for begin in range(0, len(x), at_once):
+        part = slice(begin, begin + at_once)
+        own = None if token_thresholds is None else token_thresholds[part]
+        parts.append(
+            threshold_encode(
+                x[part], operands, thresholds, token_thresholds=own, magnitude=magnitude
+            )
+        )
+    counts = torch.cat([part.starts.diff() for part in parts])
+    return ThresholdRows(
+        _starts(counts),
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.activations for part in parts]),
+        torch.cat([part.bad for part in parts]),
+    )
+
+
+def _starts(counts: torch.Tensor) -> torch.Tensor:
+    """Where each row begins, and where the last ends."""
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def _placed(values: torch.Tensor, operands: Operands) -> torch.Tensor:
+    """Values of latents in the order of the operands, 0 beyond."""
+    there = operands.latents[: operands.n_latents].long()
+    return torch.nn.functional.pad(values[there], (0, len(operands.bias) - operands.n_latents))
+
+
+def _up(values: torch.Tensor) -> torch.Tensor:
+    """The next larger float32; infinities stay."""
+    above = torch.nextafter(values, torch.full_like(values, math.inf))
+    return torch.where(torch.isinf(values), values, above)
+
+
+def _block(width: int) -> int:
+    """Words of a row that are read together."""
+    return min(int(triton.next_power_of_2(width)), 256)
