@@ -28,9 +28,9 @@ _REPOSITORY = re.compile(
     r"gemma-scope-(?P<size>\d+b)-(?P<kind>pt|it)-(?P<site>res|mlp|att|transcoders)"
 )
 _SITES_1 = {
-    "res": ("{m}layers.{n}", "blocks.{n}.hook_resid_post"),
-    "mlp": ("{m}layers.{n}.post_feedforward_layernorm", "blocks.{n}.hook_mlp_out"),
-    "att": ("{m}layers.{n}.self_attn.o_proj:in", "blocks.{n}.attn.hook_z"),
+    "res": ("layers.{n}", "blocks.{n}.hook_resid_post"),
+    "mlp": ("layers.{n}.post_feedforward_layernorm", "blocks.{n}.hook_mlp_out"),
+    "att": ("layers.{n}.self_attn.o_proj:in", "blocks.{n}.attn.hook_z"),
     "transcoders": ("blocks.{n}.ln2.hook_normalized", "blocks.{n}.ln2.hook_normalized"),
 }
 _MLP_IN = "layers.{n}.pre_feedforward_layernorm"
@@ -154,7 +154,7 @@ def _site_1(path: str, layer: int | None, stored: Stored) -> dict[str, Any]:
     if "embedding" in path:
         stored.warnings.append("an embedding coder: read at √d times the embedding's own scale")
         return found | {"hookpoint": "hook_embed", "hookpoint_out": "hook_embed", "embedding": True}
-    hook, other = (name.format(m="", n=layer) for name in _SITES_1[named["site"]])
+    hook, other = (name.format(n=layer) for name in _SITES_1[named["site"]])
     out = _MLP_OUT.format(n=layer) if named["site"] == "transcoders" else hook
     if named["site"] == "transcoders":
         stored.warnings.append("reads the normalized input of the MLP before the norm's own gain")
