@@ -296,12 +296,16 @@ def _damage(folder, name, change):
         ("cfg.json", {"d_in": 7}, r"cfg\.json`: `d_in` = 7"),
         ("cfg.json", {"num_latents": 25}, r"cfg\.json`: `num_latents` = 25"),
         ("cfg.json", {"k": None}, r"cfg\.json`: field `k`"),
-        ("cfg.json", {"activation": "groupmax"}, "`groupmax` is not read"),
+        ("cfg.json", {"activation": "softmax"}, "`softmax` is not read"),
         ("cfg.json", {"signed": True}, "`signed` is not read"),
         ("sae", {"W_dec": None}, r"sae\.safetensors`: tensor `W_dec` is missing"),
         ("sae", {"b_dec": torch.zeros(6, 1)}, r"tensor `b_dec` has shape \[6, 1\]"),
         ("sae", {"W_dec": torch.zeros(24, 5)}, "has shape"),
-        ("sae", {"encoder.bias": torch.full((24,), float("nan"))}, "`encoder_bias` holds NaN"),
+        (
+            "sae",
+            {"encoder.bias": torch.full((24,), float("nan"))},
+            "tensor `encoder.bias` holds NaN",
+        ),
     ],
 )
 def test_damaged_coders_are_refused_naming_file_and_field(tmp_path, name, change, said):

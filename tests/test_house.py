@@ -56,6 +56,7 @@ FLOORS = {
     "cli_settings": 6.01,
     "cli_cost": 6.1,
     "cli_compare": 6.1,
+    "cli_coder": 6.1,
     "cli_index": 6.1,
     "cli_neighbours": 6.1,
     "cli_types": 6.1,

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from glossator import (
     __version__,
+    cli_coder,
     cli_compare,
     cli_cost,
     cli_index,
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 export = typer.Typer(help="Write a run's results for other tools.", invoke_without_command=True)
 app.add_typer(export, name="export")
+app.add_typer(cli_coder.app, name="coder")
 app.add_typer(cli_index.app, name="index")
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

@@ -4,26 +4,28 @@
     write(coder, Path("mine"))
 
 Tensors: `encoder.weight` [L, d], `encoder.bias` [L], `W_dec` [L, d_out], `b_dec` [d_out], and
-`W_skip` [d_out, d] where there is a skip connection. A coder with `transcode` reads its input as it
-is; the others take `b_dec` off first.
+`W_skip` [d_out, d] where there is a skip connection. A coder with `transcode` reads its module's
+input as it is and writes its output; the others take `b_dec` off first. Besides top-K there is
+`groupmax`: the largest of each of k groups of neighbouring latents.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from glossator.coders.files import Stored, flag, settings
 from glossator.coders.record import SparseCoder
-from glossator.encode import TopK
+from glossator.encode import GroupMax, TopK
 from glossator.errors import InputError
 from glossator.folders import new_folder
 
-__all__ = ["hookpoints", "read", "write"]
+__all__ = ["agree", "hookpoints", "read", "read_weights", "write"]
 
 _CONFIG = "cfg.json"
 _WEIGHTS = "sae.safetensors"
@@ -47,39 +49,83 @@ def read(path: Path, hookpoint: str | None = None) -> SparseCoder:
             missing, of a wrong shape or with NaN; each names the file and the field.
     """
     folder = _folder(path, hookpoint)
-    config = _config(folder / _CONFIG)
-    tensors = _tensors(folder / _WEIGHTS)
-    n_latents, width = tensors["encoder.weight"].shape
-    declared = config.get("num_latents") or width * config.get("expansion_factor", 32)
-    for name, said, found in (
-        ("d_in", config.get("d_in", width), width),
-        ("num_latents", declared, n_latents),
-    ):
-        if said != found:
-            raise InputError(
-                f"coder `{folder / _CONFIG}`: `{name}` = {said}, but `encoder.weight` of "
-                f"{_WEIGHTS} has shape [{n_latents}, {width}]"
-            )
-    trained_at = _stated(folder)
-    if hookpoint and trained_at and not _agree(hookpoint, trained_at):
+    coder = read_weights(folder / _WEIGHTS)
+    trained_at = coder.declared.get("trained_at")
+    if hookpoint and trained_at and not agree(hookpoint, trained_at):
         raise InputError(
             f"coder `{folder}`: was trained at `{trained_at}` and does not read `{hookpoint}`; "
             "give both the same hookpoint"
         )
-    name = hookpoint or trained_at or folder.resolve().name
-    transcode = bool(config.get("transcode"))
+    if hookpoint is None:
+        return coder
+    out = None if coder.input_bias is None else hookpoint
+    return replace(coder, hookpoint=hookpoint, hookpoint_out=out)
+
+
+def read_weights(weights: Path, *, k: int | None = None) -> SparseCoder:
+    """Read one coder from its file of weights; `cfg.json` stands beside it.
+
+    Args:
+        weights: `sae.safetensors`.
+        k: refused where `cfg.json` names another.
+
+    Raises:
+        InputError: as `read`.
+    """
+    folder = weights.parent
+    path = folder / _CONFIG
+    config = _config(path, k)
+    stored = Stored.of(folder / _WEIGHTS)
+    bias, bias_out = stored.vector("encoder.bias"), stored.vector("b_dec")
+    found = stored.any("encoder.weight").shape
+    transcode = flag(path, config, "transcode", False)
+    # A transcoder may write another width than it reads; its own settings say which it reads.
+    width = int(config.get("d_in", found[-1])) if transcode else len(bias_out)
+    n_latents = config.get("num_latents") or width * config.get("expansion_factor", 32)
+    for name, said, size in (
+        ("d_in", config.get("d_in", width), found[-1]),
+        ("num_latents", n_latents, found[0]),
+    ):
+        if said != size and tuple(found) != (width, len(bias)):
+            raise InputError(
+                f"coder `{path}`: `{name}` = {said}, but `encoder.weight` of "
+                f"{_WEIGHTS} has shape {list(found)}"
+            )
+    trained_at = _stated(folder)
+    name = trained_at or folder.resolve().name
+    reads = f"{name}:in" if transcode and not trained_at else name
+    rule = GroupMax(config["k"]) if config.get("activation") == "groupmax" else TopK(config["k"])
+    shape = (len(bias), len(bias_out))
     return SparseCoder(
-        encoder_weight=tensors["encoder.weight"],
-        encoder_bias=tensors["encoder.bias"],
-        decoder=tensors["W_dec"],
-        decoder_bias=tensors["b_dec"],
-        rule=TopK(config["k"]),
-        input_bias=None if transcode else tensors["b_dec"],
-        skip=tensors.get(_SKIP),
-        hookpoint=name,
-        hookpoint_out=None if transcode else name,
+        encoder_weight=stored.matrix("encoder.weight", (len(bias), width), transposed=False),
+        encoder_bias=bias,
+        decoder=stored.matrix("W_dec", shape, transposed=False),
+        decoder_bias=bias_out,
+        rule=rule,
+        input_bias=None if transcode else bias_out,
+        skip=stored.matrix(_SKIP, (len(bias_out), width), transposed=False)
+        if _SKIP in stored
+        else None,
+        hookpoint=reads,
+        hookpoint_out=(None if trained_at else name) if transcode else name,
         source=f"sparsify `{folder}`",
+        declared={
+            "format": "sparsify",
+            "architecture": ("transcoder, " if transcode else "") + rule.describe(),
+            **({"trained_at": trained_at} if trained_at else {}),
+            **_run(folder.parent / "config.json"),
+            "warnings": stored.leftover(),
+        },
     )
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """What the training run above the coder's folder says of model and data."""
+    if not path.is_file():
+        return {}
+    config = settings(path)
+    wanted = {"model": "model_name", "dataset": "dataset", "ctx_len": "context_size"}
+    return {ours: config[name] for name, ours in wanted.items() if config.get(name) is not None}
 
 
 def write(coder: SparseCoder, path: Path, facts: dict[str, Any] | None = None) -> Path:
@@ -182,44 +228,22 @@ def _stated(folder: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _agree(one: str, other: str) -> bool:
+def agree(one: str, other: str) -> bool:
     """Whether two names may mean one module: the inner model's own name may be left out."""
+    one, other = one.removesuffix(":in"), other.removesuffix(":in")
     return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"coder `{path}`: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"coder `{path}`: not JSON ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("k"), int):
+def _config(path: Path, k: int | None) -> dict[str, Any]:
+    config = settings(path)
+    if not isinstance(config.get("k"), int) or isinstance(config["k"], bool):
         raise InputError(f"coder `{path}`: field `k` is missing or no whole number")
+    if k not in (None, config["k"]):
+        raise InputError(f"coder `{path}`: `k` = {config['k']}, and {k} was given; leave it out")
     rule = config.get("activation", "topk")
-    if rule != "topk" or config.get("signed"):
+    if rule not in ("topk", "groupmax") or config.get("signed"):
         said = "signed" if config.get("signed") else rule
-        raise InputError(f"coder `{path}`: activation `{said}` is not read; `topk` is")
+        raise InputError(
+            f"coder `{path}`: activation `{said}` is not read; `topk` and `groupmax` are"
+        )
     return config
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise InputError(f"coder `{path}`: no such file")
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"coder `{path}`: not readable as safetensors ({error})") from error
-    for name, dimensions in (
-        ("encoder.weight", 2),
-        ("encoder.bias", 1),
-        ("W_dec", 2),
-        ("b_dec", 1),
-    ):
-        if name not in tensors:
-            raise InputError(f"coder `{path}`: tensor `{name}` is missing")
-        if tensors[name].ndim != dimensions:
-            raise InputError(
-                f"coder `{path}`: tensor `{name}` has shape {list(tensors[name].shape)}"
-            )
-    return {name: tensor.float() for name, tensor in tensors.items()}

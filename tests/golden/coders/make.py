@@ -1,0 +1,525 @@
+"""Make the coders of `tests/test_coder_formats.py`, with their peers' own encodings beside them.
+
+    python tests/golden/coders/make.py        # where sae-lens, eai-sparsify and dictionary-learning
+                                              # are installed; written once with the versions below
+
+sae-lens 6.54.12, eai-sparsify 1.3.3, dictionary-learning 0.1.0, torch 2.13.0. Formats whose library
+is on no registry (OpenAI, Llama Scope, Gemma Scope, Qwen Scope, Goodfire, circuit-tracer) are
+written by hand from their published layout, and their rule is spelled out here in float64.
+
+Each folder holds the coder as it is published, and `expected.npz`: `x` float32[6, d], the dense
+`activations` [6, L] and the reconstruction `y` [6, d_out].
+"""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+D, OUT, L, K, ROWS = 8, 10, 24, 4, 6
+made = torch.Generator().manual_seed(20260501)
+
+
+def random(*shape, scale=1.0):
+    return torch.randn(*shape, generator=made) * scale
+
+
+def fill(module):
+    """Every floating parameter at random: a fresh module is half zeros."""
+    with torch.no_grad():
+        for name, tensor in module.named_parameters():
+            positive = "threshold" in name
+            value = random(*tensor.shape, scale=0.5)
+            tensor.copy_(value.abs() if positive else value)
+
+
+def expected(folder, x, activations, y):
+    np.savez_compressed(
+        folder / "expected.npz",
+        x=x.float().numpy(),
+        activations=activations.detach().float().numpy(),
+        y=y.detach().float().numpy(),
+    )
+
+
+def fresh(name):
+    folder = HERE / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# --- SAELens -----------------------------------------------------------------------------------
+
+
+def saelens():
+    from sae_lens.saes import gated_sae, jumprelu_sae, sae, standard_sae, topk_sae, transcoder
+
+    meta = {
+        "model_name": "gpt2-small",
+        "hook_name": "blocks.5.hook_resid_post",
+        "context_size": 128,
+        "prepend_bos": True,
+        "dataset_path": "a/corpus",
+    }
+    common = {"d_in": D, "d_sae": L}
+    kinds = {
+        "standard": (standard_sae.StandardSAE, standard_sae.StandardSAEConfig, {}),
+        "standard_unnormed": (
+            standard_sae.StandardSAE,
+            standard_sae.StandardSAEConfig,
+            {"apply_b_dec_to_input": False, "normalize_activations": "layer_norm"},
+        ),
+        "topk_constant_norm": (
+            topk_sae.TopKSAE,
+            topk_sae.TopKSAEConfig,
+            {"k": K, "normalize_activations": "constant_norm_rescale"},
+        ),
+        "topk_rescaled": (
+            topk_sae.TopKSAE,
+            topk_sae.TopKSAEConfig,
+            {"k": K, "rescale_acts_by_decoder_norm": True},
+        ),
+        "gated": (gated_sae.GatedSAE, gated_sae.GatedSAEConfig, {}),
+        "jumprelu": (jumprelu_sae.JumpReLUSAE, jumprelu_sae.JumpReLUSAEConfig, {}),
+        "transcoder": (transcoder.Transcoder, transcoder.TranscoderConfig, {"d_out": OUT}),
+        "skip_transcoder": (
+            transcoder.SkipTranscoder,
+            transcoder.SkipTranscoderConfig,
+            {"d_out": OUT},
+        ),
+        "jumprelu_skip_transcoder": (
+            transcoder.JumpReLUSkipTranscoder,
+            transcoder.JumpReLUSkipTranscoderConfig,
+            {"d_out": OUT},
+        ),
+    }
+    for name, (model, config, given) in kinds.items():
+        hooks = {"hook_name_out": "blocks.5.hook_mlp_out"} if "transcoder" in name else {}
+        if hooks:
+            given = {**given, "apply_b_dec_to_input": False}
+        metadata = sae.SAEMetadata(**meta, **hooks)
+        module = model(config(**common, **given, metadata=metadata))
+        fill(module)
+        folder = fresh(f"saelens_{name}")
+        module.save_model(folder)
+        if name == "standard":
+            save_file({"sparsity": torch.linspace(-4, -1, L)}, folder / "sparsity.safetensors")
+        x = random(ROWS, D)
+        activations = module.encode(x)
+        expected(folder, x, activations, module(x))
+    # Before version 6 the settings were flat, with other names.
+    module = topk_sae.TopKSAE(topk_sae.TopKSAEConfig(**common, k=K))
+    fill(module)
+    folder = fresh("saelens_5_topk")
+    module.save_model(folder)
+    flat = {
+        "architecture": "standard",
+        "d_in": D,
+        "d_sae": L,
+        "dtype": "float32",
+        "device": "cpu",
+        "model_name": "gpt2-small",
+        "hook_point": "blocks.5.hook_resid_post",
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": K},
+        "normalize_activations": False,
+        "context_size": 128,
+        "sae_lens_training_version": None,
+    }
+    (folder / "cfg.json").write_text(json.dumps(flat, indent=1))
+    again = sae.SAE.load_from_disk(str(folder))
+    x = random(ROWS, D)
+    expected(folder, x, again.encode(x), again(x))
+
+
+# --- sparsify ----------------------------------------------------------------------------------
+
+
+def sparsify():
+    from sparsify import SparseCoderConfig
+    from sparsify.sparse_coder import SparseCoder
+
+    for name, given in {
+        "topk": {},
+        "groupmax": {"activation": "groupmax"},
+        "transcoder": {"transcode": True, "skip_connection": True},
+    }.items():
+        module = SparseCoder(D, SparseCoderConfig(num_latents=L, k=K, **given))
+        fill(module)
+        folder = fresh(f"sparsify_{name}") / "layers.5.mlp"
+        module.save_to_disk(folder)
+        x = random(ROWS, D)
+        values, latents, _ = module.encode(x)
+        # Its decoder is a GPU kernel: the same sum, written out.
+        activations = torch.zeros(ROWS, L).scatter_(1, latents, values)
+        y = activations @ module.W_dec + module.b_dec
+        if module.W_skip is not None:
+            y = y + x @ module.W_skip.mT
+        expected(folder.parent, x, activations, y)
+        run = {"model": "EleutherAI/pythia-70m", "dataset": "a/corpus", "ctx_len": 2048}
+        (folder.parent / "config.json").write_text(json.dumps(run))
+
+
+# --- dictionary_learning -----------------------------------------------------------------------
+
+
+def dictionary_learning():
+    from dictionary_learning import dictionary
+    from dictionary_learning.trainers import batch_top_k, matryoshka_batch_top_k, top_k
+
+    for name, module, trainer in (
+        ("standard", dictionary.AutoEncoder(D, L), {}),
+        ("new", dictionary.AutoEncoderNew(D, L), {}),
+        ("gated", dictionary.GatedAutoEncoder(D, L), {}),
+        ("jumprelu", dictionary.JumpReluAutoEncoder(D, L), {}),
+        ("topk", top_k.AutoEncoderTopK(D, L, K), {"k": K}),
+        ("batchtopk", batch_top_k.BatchTopKSAE(D, L, K), {"k": K}),
+        (
+            "matryoshka",
+            matryoshka_batch_top_k.MatryoshkaBatchTopKSAE(D, L, K, [L // 3, L - L // 3]),
+            {"k": K},
+        ),
+    ):
+        fill(module)
+        if "k" in trainer:
+            module.threshold.fill_(0.6)
+        folder = fresh(f"dictionary_learning_{name}")
+        torch.save(module.state_dict(), folder / "ae.pt")
+        config = {
+            "trainer": {
+                "dict_class": type(module).__name__,
+                "activation_dim": D,
+                "dict_size": L,
+                "layer": 5,
+                "lm_name": "EleutherAI/pythia-70m-deduped",
+                "submodule_name": "resid_post_layer_5",
+                **trainer,
+            },
+            "buffer": {"ctx_len": 1024, "d_submodule": D},
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=1))
+        x = random(ROWS, D)
+        activations = module.encode(x)
+        expected(folder, x, activations, module.decode(activations))
+
+
+# --- by hand, from the published layouts -------------------------------------------------------
+
+
+def parts(d=D, out=D):
+    """Encoder [L, d], its bias, decoder [L, out], its bias, thresholds."""
+    return (
+        random(L, d, scale=0.5),
+        random(L, scale=0.5),
+        random(L, out, scale=0.5),
+        random(out, scale=0.5),
+        random(L, scale=0.5).abs(),
+    )
+
+
+def jump(pre, threshold):
+    return pre * (pre > threshold) * (pre > 0)
+
+
+def largest(pre, k):
+    values, at = pre.topk(k, dim=1)
+    return torch.zeros_like(pre).scatter_(1, at, values.clamp(min=0))
+
+
+def double(*tensors):
+    return [tensor.double() for tensor in tensors]
+
+
+def gemma_scope():
+    w, b, dec, b_dec, t = parts()
+    x = random(ROWS, D)
+    folder = fresh("gemma_scope/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71")
+    np.savez(
+        folder / "params.npz",
+        W_enc=w.T.numpy(),
+        W_dec=dec.numpy(),
+        b_enc=b.numpy(),
+        b_dec=b_dec.numpy(),
+        threshold=t.numpy(),
+    )
+    W, B, DEC, BD, T, X = double(w, b, dec, b_dec, t, x)
+    acts = jump(X @ W.T + B, T)
+    expected(HERE / "gemma_scope", x, acts, acts @ DEC + BD)
+
+    w, b, dec, b_dec, t = parts(D, OUT)
+    skip = random(D, OUT, scale=0.5)
+    x = random(ROWS, D)
+    folder = fresh("gemma_scope_2/transcoder/layer_12_width_16k_l0_small_affine")
+    save_file(
+        {
+            "w_enc": w.T.contiguous(),
+            "w_dec": dec,
+            "b_enc": b,
+            "b_dec": b_dec,
+            "threshold": t,
+            "affine_skip_connection": skip,
+        },
+        folder / "params.safetensors",
+    )
+    config = {
+        "architecture": "jump_relu",
+        "model_name": "google/gemma-3-1b-pt",
+        "hf_hook_point_in": "model.layers.12.pre_feedforward_layernorm.output",
+        "hf_hook_point_out": "model.layers.12.post_feedforward_layernorm.output",
+        "affine_connection": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    W, B, DEC, BD, T, X, S = double(w, b, dec, b_dec, t, x, skip)
+    acts = jump(X @ W.T + B, T)
+    expected(HERE / "gemma_scope_2", x, acts, acts @ DEC + BD + X @ S)
+
+    layers, layer = 3, 1
+    w, b, _, b_dec, t = parts()
+    dec = random(L, layers, D, scale=0.5)
+    x = random(ROWS, D)
+    folder = fresh("gemma_scope_2_clt/clt/width_16k_l0_medium")
+    save_file(
+        {"w_enc": w.T.contiguous(), "w_dec": dec, "b_enc": b, "b_dec": b_dec, "threshold": t},
+        folder / f"layer_{layer}.safetensors",
+    )
+    W, B, DEC, BD, T, X = double(w, b, dec, b_dec, t, x)
+    acts = jump(X @ W.T + B, T)
+    expected(HERE / "gemma_scope_2_clt", x, acts, acts @ DEC[:, layer] + BD)
+
+
+def llama_scope():
+    # 2024: one threshold on the scale of the model's activations, of unit decoder rows.
+    w, b, dec, b_dec, _ = parts()
+    x = random(ROWS, D, scale=3.0)
+    folder = fresh("llama_scope")
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    save_file(
+        {
+            "encoder.weight": w,
+            "encoder.bias": b,
+            "decoder.weight": dec.T.contiguous(),
+            "decoder.bias": b_dec,
+        },
+        folder / "checkpoints" / "final.safetensors",
+    )
+    config = {
+        "hook_point_in": "blocks.15.hook_resid_post",
+        "hook_point_out": "blocks.15.hook_resid_post",
+        "act_fn": "jumprelu",
+        "jump_relu_threshold": 0.5,
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": {"in": 9.0, "out": 9.0},
+        "sparsity_include_decoder_norm": True,
+        "apply_decoder_bias_to_pre_encoder": False,
+        "use_decoder_bias": True,
+        "d_model": D,
+        "d_sae": L,
+        "top_k": 50,
+    }
+    (folder / "hyperparams.json").write_text(json.dumps(config, indent=1))
+    W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
+    factor = D**0.5 / 9.0
+    pre = (X * factor) @ W.T + B
+    # What its own library compares with the threshold: weights standardised, then unit decoders.
+    theirs = pre / factor * DEC.norm(dim=1)
+    acts = pre * (theirs > 0.5)
+    expected(folder, x, acts, (acts @ DEC + BD) / factor)
+
+    # R1-Distill: a threshold for each latent, with settings in config.json.
+    w, b, dec, b_dec, t = parts()
+    dec = dec / dec.norm(dim=1, keepdim=True)
+    x = random(ROWS, D, scale=3.0)
+    folder = fresh("llama_scope_r1")
+    save_file(
+        {
+            "encoder.weight": w,
+            "encoder.bias": b,
+            "decoder.weight": dec.T.contiguous(),
+            "decoder.bias": b_dec,
+            "log_jumprelu_threshold": t.log(),
+            "dataset_average_activation_norm.in": torch.tensor(7.0),
+        },
+        folder / "sae_weights.safetensors",
+    )
+    config = {
+        "sae_type": "sae",
+        "hook_point_in": "blocks.15.hook_resid_post",
+        "hook_point_out": "blocks.15.hook_resid_post",
+        "act_fn": "jumprelu",
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": {"in": 7.0, "out": 7.0},
+        "sparsity_include_decoder_norm": True,
+        "d_model": D,
+        "expansion_factor": L // D,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    W, B, DEC, BD, T, X = double(w, b, dec, b_dec, t, x)
+    factor = D**0.5 / 7.0
+    acts = jump((X * factor) @ W.T + B, T / DEC.norm(dim=1))
+    expected(folder, x, acts, (acts @ DEC + BD) / factor)
+
+    # Llamascopium: other names; here top-K over pre-activations times decoder norms, and a
+    # transcoder whose output has a norm of its own.
+    w, b, dec, b_dec, _ = parts()
+    x = random(ROWS, D, scale=3.0)
+    folder = fresh("llamascopium")
+    hooks = ("blocks.3.ln2.hook_normalized", "blocks.3.hook_mlp_out")
+    save_file(
+        {
+            "W_E": w.T.contiguous(),
+            "b_E": b,
+            "W_D": dec,
+            "b_D": b_dec,
+            f"dataset_average_activation_norm.{hooks[0]}": torch.tensor(6.0),
+            f"dataset_average_activation_norm.{hooks[1]}": torch.tensor(2.5),
+        },
+        folder / "sae_weights.safetensors",
+    )
+    config = {
+        "sae_type": "sae",
+        "hook_point_in": hooks[0],
+        "hook_point_out": hooks[1],
+        "act_fn": "topk",
+        "top_k": K,
+        "norm_activation": "dataset-wise",
+        "sparsity_include_decoder_norm": True,
+        "use_decoder_bias": True,
+        "use_glu_encoder": False,
+        "d_model": D,
+        "expansion_factor": L / D,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
+    factor_in, factor_out = D**0.5 / 6.0, D**0.5 / 2.5
+    norms = DEC.norm(dim=1)
+    ranked = largest(((X * factor_in) @ W.T + B).clamp(min=0) * norms, K)
+    # The record's activations carry the norm by which latents are ranked.
+    expected(folder, x, ranked, (ranked / norms @ DEC + BD) / factor_out)
+
+
+def openai():
+    for name, activation, normalize in (("v5", "TopK", True), ("v1", "ReLU", False)):
+        w, b, dec, b_dec, _ = parts()
+        x = random(ROWS, D) + 0.5
+        folder = fresh(f"openai_{name}")
+        site = f"resid_delta_mlp{'_v5_32k' if normalize else ''}"
+        file = folder / site / "autoencoders" / "8.pt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = {
+            "pre_bias": b_dec,
+            "encoder.weight": w,
+            "latent_bias": b,
+            "decoder.weight": dec.T.contiguous(),
+            "stats_last_nonzero": torch.zeros(L, dtype=torch.long),
+            "latents_activation_frequency": torch.ones(L),
+            "latents_mean_square": torch.zeros(L),
+            "activation": activation,
+            "activation_state_dict": {"k": K, "postact_fn": "ReLU"} if normalize else {},
+        }
+        torch.save(held, file)
+        W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
+        mean = X.mean(1, keepdim=True)
+        deviation = (X - mean).std(1, keepdim=True)
+        given = (X - mean) / (deviation + 1e-5) if normalize else X
+        pre = (given - BD) @ W.T + B
+        acts = largest(pre, K) if normalize else pre.clamp(min=0)
+        y = acts @ DEC + BD
+        expected(folder, x, acts, y * deviation + mean if normalize else y)
+
+
+def qwen_scope():
+    w, b, dec, b_dec, _ = parts()
+    x = random(ROWS, D)
+    folder = fresh(f"qwen_scope/SAE-Res-Qwen3-1.7B-Base-W32K-L0_{K}")
+    torch.save(
+        {"W_enc": w, "W_dec": dec.T.contiguous(), "b_enc": b, "b_dec": b_dec},
+        folder / "layer3.sae.pt",
+    )
+    W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
+    acts = largest(X @ W.T + B, K)
+    expected(HERE / "qwen_scope", x, acts, acts @ DEC + BD)
+
+
+def goodfire():
+    w, b, dec, b_dec, _ = parts()
+    x = random(ROWS, D)
+    torch.save(
+        {
+            "encoder_linear.weight": w,
+            "encoder_linear.bias": b,
+            "decoder_linear.weight": dec.T.contiguous(),
+            "decoder_linear.bias": b_dec,
+        },
+        fresh("goodfire") / "Llama-3.1-8B-Instruct-SAE-l19.pth",
+    )
+    W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
+    acts = (X @ W.T + B).clamp(min=0)
+    expected(HERE / "goodfire", x, acts, acts @ DEC + BD)
+
+
+def circuit_tracer():
+    for name, activation in (("relu_skip", "relu"), ("jumprelu", "jump_relu"), ("topk", "topk")):
+        w, b, dec, b_dec, t = parts()
+        skip = random(D, D, scale=0.5)
+        x = random(ROWS, D)
+        folder = fresh(f"circuit_tracer_{name}")
+        held = {"W_enc": w, "W_dec": dec, "b_enc": b, "b_dec": b_dec}
+        if name == "relu_skip":
+            held["W_skip"] = skip
+        if name == "jumprelu":
+            held["activation_function.threshold"] = t
+        save_file(held, folder / "layer_2.safetensors")
+        lines = [
+            "model_kind: transcoder_set",
+            "model_name: Qwen/Qwen3-0.6B",
+            "feature_input_hook: mlp.hook_in",
+            "feature_output_hook: hook_mlp_out",
+            "scan: a/scan",
+            f"activation: {activation}",
+            *([f"k: {K}"] if activation == "topk" else []),
+        ]
+        (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+        W, B, DEC, BD, T, X, S = double(w, b, dec, b_dec, t, x, skip)
+        pre = X @ W.T + B
+        rules = {"relu": pre.clamp(min=0), "jump_relu": jump(pre, T), "topk": largest(pre, K)}
+        acts = rules[activation]
+        y = acts @ DEC + BD + (X @ S.T if name == "relu_skip" else 0)
+        expected(folder, x, acts, y)
+    layers = 3
+    folder = fresh("circuit_tracer_clt")
+    for layer in range(layers):
+        w, b, _, b_dec, t = parts()
+        dec = random(L, layers - layer, D, scale=0.5)
+        held = {f"W_enc_{layer}": w, f"b_enc_{layer}": b, f"b_dec_{layer}": b_dec}
+        save_file({**held, f"threshold_{layer}": t}, folder / f"W_enc_{layer}.safetensors")
+        save_file({f"W_dec_{layer}": dec}, folder / f"W_dec_{layer}.safetensors")
+        if layer == 1:
+            x = random(ROWS, D)
+            W, B, DEC, BD, T, X = double(w, b, dec, b_dec, t, x)
+            acts = jump(X @ W.T + B, T)
+            expected(folder, x, acts, acts @ DEC[:, 0] + BD)
+    lines = (
+        "model_kind: cross_layer_transcoder",
+        "model_name: google/gemma-2-2b",
+        "feature_input_hook: hook_resid_mid",
+        "feature_output_hook: hook_mlp_out",
+        "scan: a/scan",
+    )
+    (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    for old in HERE.iterdir():
+        if old.is_dir():
+            shutil.rmtree(old)
+    for make in (
+        *(saelens, sparsify, dictionary_learning),
+        *(gemma_scope, llama_scope, openai, qwen_scope, goodfire, circuit_tracer),
+    ):
+        make()
