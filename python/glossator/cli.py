@@ -21,6 +21,7 @@ from glossator import (
     __version__,
     cli_compare,
     cli_cost,
+    cli_export,
     cli_index,
     cli_neighbours,
     demo,
@@ -55,6 +56,8 @@ app = typer.Typer(
 )
 export = typer.Typer(help="Write a run's results for other tools.", invoke_without_command=True)
 app.add_typer(export, name="export")
+cli_export.add_exports(export)
+app.add_typer(cli_export.import_app, name="import")
 app.add_typer(cli_index.app, name="index")
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

@@ -209,9 +209,7 @@ def _verdicts(run: Exported, batch: list[Page]) -> Iterator[dict[str, Any]]:
         yield known | {"latent": latent, "explanation": text}
 
 
-def _card(
-    run: Exported, title: str, licence: str | None, chosen: Chosen, n_verdicts: int
-) -> str:
+def _card(run: Exported, title: str, licence: str | None, chosen: Chosen, n_verdicts: int) -> str:
     left = ", ".join(f"{n:,} {name}" for name, n in chosen.left_out.items()) or "none"
     index = run.index
     return "\n".join(

@@ -203,7 +203,9 @@ class Chosen:
                 f"nothing to export: left out are {reasons or 'all'}; explain latents first, or "
                 "ask for them with --include"
             )
-        return cls(np.array(chosen, np.uint32), facts, said, {k: n for k, n in left_out.items() if n})
+        return cls(
+            np.array(chosen, np.uint32), facts, said, {k: n for k, n in left_out.items() if n}
+        )
 
 
 def _said(run: Exported, explainer: str | None) -> dict[int, tuple[Said, ...]]:
@@ -224,7 +226,9 @@ def _said(run: Exported, explainer: str | None) -> dict[int, tuple[Said, ...]]:
             one = Said(row["explanation_id"], name, row["text"], rows)
             found.setdefault(row["latent"], []).append(one)
     if explainer is not None and explainer not in names:
-        raise InputError(f"explainer `{explainer}`: has none here; known are {', '.join(sorted(names))}")
+        raise InputError(
+            f"explainer `{explainer}`: has none here; known are {', '.join(sorted(names))}"
+        )
     return {
         latent: tuple(sorted(all_, key=lambda one: -(one.figure() or ("", "", -1.0))[2]))
         for latent, all_ in found.items()

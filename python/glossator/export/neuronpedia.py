@@ -307,9 +307,7 @@ def _explanations(page: Page, source: NeuronpediaSource) -> Iterator[dict[str, A
         }
 
 
-def _scores(
-    run: Exported, held: list[Page], source: NeuronpediaSource
-) -> Iterator[dict[str, Any]]:
+def _scores(run: Exported, held: list[Page], source: NeuronpediaSource) -> Iterator[dict[str, Any]]:
     ids = [one.explanation_id for page in held for one in page.said]
     details: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in verdict_rows(run, ids):
@@ -351,4 +349,3 @@ def _detail(row: dict[str, Any]) -> dict[str, Any]:
         "activations": row["activations"],
         "str_tokens": row["str_tokens"],
     }
-

@@ -3,7 +3,8 @@
     export_notes(run, "notes.jsonl", prefix="resid_5")
     export_saebench(run, "mine_eval_results.json", model_name="pythia-70m-deduped", release="mine")
 
-The notes are what `feature-circuits` reads: a line `{"Name": "resid_5/17", "Annotation": …}` a latent.
+The notes are what `feature-circuits` reads: a line a latent, `{"Name": "resid_5/17",
+"Annotation": …}`.
 """
 
 from __future__ import annotations

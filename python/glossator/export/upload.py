@@ -7,7 +7,7 @@
 `POST /api/feature/upload-batch` takes up to 128 latents, all of them or none. It has no keys for
 explanations and activations: what is sent twice stands there twice. So a journal says before each
 call what is about to be sent and after it that it arrived; where only the first is there, or a call
-ended without an answer, the server is asked whether it has the latent before anything is sent again.
+ended without an answer, the server is asked whether it has a latent before that is sent again.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ def dry_run(
     found: dict[str, None] = {}
     for body in bodies:
         if not _SET.fullmatch(body["source"]):
-            found[f"source `{body['source']}`: lower-case letters, digits and single hyphens"] = None
+            found[f"source `{body['source']}`: lower-case letters, digits and single hyphens"] = (
+                None
+            )
         if not 1 <= len(body["features"]) <= MOST:
             found[f"{len(body['features'])} latents in a call; it takes {MOST}"] = None
         for feature in body["features"]:
@@ -163,12 +165,15 @@ def _refused(feature: dict[str, Any], methods: set[str], models: set[str]) -> It
         if size > _TEXT:
             yield f"{latent}: its explanation has {size} characters; at most {_TEXT} are taken"
         if one["methodName"] is not None and one["methodName"] not in methods:
-            yield f"method `{one['methodName']}`: not known there; known are {', '.join(sorted(methods))}"
+            known = ", ".join(sorted(methods))
+            yield f"method `{one['methodName']}`: not known there; known are {known}"
         if one["modelName"] is not None and one["modelName"] not in models:
-            yield f"model `{one['modelName']}`: not known there; known are {', '.join(sorted(models))}"
+            known = ", ".join(sorted(models))
+            yield f"model `{one['modelName']}`: not known there; known are {known}"
     for one in feature["activations"]:
         if len(one["tokens"]) > _TOKENS:
-            yield f"{latent}: an example has {len(one['tokens'])} tokens; at most {_TOKENS} are taken"
+            size = len(one["tokens"])
+            yield f"{latent}: an example has {size} tokens; at most {_TOKENS} are taken"
     for name in ("topLogits", "bottomLogits"):
         if any(not one["token"] for one in feature[name]):
             yield f"{latent}: `{name}` has an empty token"
@@ -326,7 +331,9 @@ class _Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         whole = not self._path.exists() or self._path.read_bytes()[-1:] in (b"", b"\n")
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(("" if whole else "\n") + json.dumps({"what": what, "latents": hashes}) + "\n")
+            file.write(
+                ("" if whole else "\n") + json.dumps({"what": what, "latents": hashes}) + "\n"
+            )
             file.flush()
             os.fsync(file.fileno())
         (self._sent if what == "sent" else self._begun).update(hashes)
