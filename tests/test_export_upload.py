@@ -111,7 +111,7 @@ class Neuronpedia:
         return handler.answer(200, {"message": f"{len(body.features)} features created."})
 
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_):

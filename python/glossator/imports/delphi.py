@@ -193,7 +193,7 @@ def _example(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: entry {place}: no verdict ({error})") from error
     return {
-        "example_id": content_id("delphi", hookpoint, latent, text, activations, truth),
+        "example_id": content_id("delphi", hookpoint, latent, text, activations, decile),
         "hookpoint": hookpoint,
         "latent": latent,
         "text": text,
