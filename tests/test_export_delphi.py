@@ -16,7 +16,7 @@ from glossator.imports import import_delphi, read_delphi_explanations
 from glossator.index import Index
 from planted import HOOKPOINT
 
-METRICS = ("balanced_accuracy", "accuracy", "f1", "recall", "precision")
+METRICS = ("balanced_accuracy", "accuracy", "recall")  # of no firing rate
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_what_is_exported_comes_back_with_the_same_figures(run, folder, tmp_path
             }
         )
     assert figures[0] == figures[1]
-    assert len(figures[0]) == 30
+    assert len(figures[0]) == 18
 
 
 def test_a_null_is_missing_and_a_hookpoint_is_no_prefix(tmp_path):
