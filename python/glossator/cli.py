@@ -22,6 +22,7 @@ from glossator import (
     cli_coder,
     cli_compare,
     cli_cost,
+    cli_export,
     cli_index,
     cli_neighbours,
     cli_types,
@@ -58,6 +59,8 @@ app = typer.Typer(
 export = typer.Typer(help="Write a run's results for other tools.", invoke_without_command=True)
 app.add_typer(export, name="export")
 app.add_typer(cli_coder.app, name="coder")
+cli_export.add_exports(export)
+app.add_typer(cli_export.import_app, name="import")
 app.add_typer(cli_index.app, name="index")
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

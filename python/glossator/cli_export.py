@@ -1,0 +1,307 @@
+"""The commands of `glossator export` and `glossator import` that speak other tools' formats.
+
+glossator export neuronpedia run tree --model gpt2-small --layer 6 --source-set res-mine
+glossator export circuit-tracer run features --layer 6
+glossator import delphi results/mine out --hookpoint layers.5
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glossator import imports
+from glossator.cli_options import examples, help_without_command, parse_latents
+from glossator.errors import InputError
+from glossator.export import circuit_tracer, dataset, delphi, neuronpedia, notes, upload
+from glossator.export.material import Chosen
+from glossator.progress import reporter
+from glossator.runs import Run
+
+__all__ = ["add_exports", "import_app"]
+
+import_app = typer.Typer(help="Take over what other tools made.")
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+OutDir = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
+OutFile = Annotated[Path, typer.Argument(metavar="OUT", help="The file.")]
+Latents = Annotated[
+    str | None, typer.Option(help="Latents: ids (3,17,40-49) or a file of them; all if none.")
+]
+Included = Annotated[
+    list[str] | None,
+    typer.Option(help="Also latents that are dense, rare or unexplained; may be repeated."),
+]
+Explainer = Annotated[str | None, typer.Option(help="Only explanations of this explainer.")]
+Length = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of an example; a window's if none.")
+]
+
+
+def _chosen(
+    run: Run, latents: str | None, include: list[str] | None, explainer: str | None
+) -> Chosen:
+    return Chosen.of(run, parse_latents(latents), include=include or (), explainer=explainer)
+
+
+def neuronpedia_command(
+    run_dir: RunDir,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="A new folder; none with --upload.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Id of the subject model there.")] = ...,  # type: ignore[assignment]
+    layer: Annotated[int, typer.Option(help="Number of the layer.")] = ...,  # type: ignore[assignment]
+    source_set: Annotated[str, typer.Option(help="Name of the source set.")] = ...,  # type: ignore[assignment]
+    suffix: Annotated[str, typer.Option(help="Tells sources of one set and layer apart.")] = "",
+    release: Annotated[str, typer.Option(help="Name of the release.")] = "glossator",
+    creator: Annotated[str, typer.Option(help="Name of whoever made it.")] = "glossator",
+    method: Annotated[str | None, typer.Option(help="Explanation type there.")] = None,
+    explainer_model: Annotated[str | None, typer.Option(help="Explanation model there.")] = None,
+    latents: Latents = None,
+    include: Included = None,
+    explainer: Explainer = None,
+    length: Length = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the server would refuse; send nothing.")
+    ] = False,
+    send: Annotated[
+        bool, typer.Option("--upload", help="Send to the server, with NEURONPEDIA_API_KEY.")
+    ] = False,
+    server: Annotated[str, typer.Option(help="Its address.")] = upload.SERVER,
+    known_method: Annotated[
+        list[str] | None, typer.Option(help="An explanation type that the server knows, too.")
+    ] = None,
+    known_model: Annotated[
+        list[str] | None, typer.Option(help="An explanation model that the server knows, too.")
+    ] = None,
+) -> None:
+    """Write Neuronpedia's file tree, or send the latents to its batch API.
+
+    Before anything is sent, all of it is checked; what would be refused is listed, and nothing is
+    sent. What was sent stands in RUN/neuronpedia.jsonl: run again, the rest is sent.
+    """
+    from pydantic import ValidationError
+
+    if (out is None) != (send or dry_run):
+        raise InputError("export neuronpedia: name OUT, or give --dry-run or --upload")
+    try:
+        source = neuronpedia.NeuronpediaSource(
+            model=model,
+            layer=layer,
+            source_set=source_set,
+            suffix=suffix,
+            release=release,
+            creator=creator,
+            method=method,
+            explainer_model=explainer_model,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from error
+    with Run.open(run_dir) as run:
+        chosen = _chosen(run, latents, include, explainer)
+        if out is not None:
+            print(
+                neuronpedia.export_neuronpedia(
+                    run, out, source, chosen=chosen, length=length, progress=reporter()
+                )
+            )
+            return
+        refusals = upload.dry_run(
+            upload.payloads(run, source, chosen=chosen, length=length, progress=reporter()),
+            methods=(*upload.METHODS, *(known_method or ())),
+            models=(*upload.MODELS, *(known_model or ())),
+        )
+        for line in refusals:
+            print(line)
+        if refusals:
+            raise InputError(f"{len(refusals)} faults would be refused; nothing was sent")
+        if dry_run:
+            print(f"{len(chosen.latents):,} latents would be sent to {server}")
+            return
+        done = upload.upload(
+            upload.payloads(run, source, chosen=chosen, length=length),
+            journal=run.path / "neuronpedia.jsonl",
+            server=server,
+            progress=reporter(),
+        )
+        print(f"{done.sent:,} latents sent, {done.before:,} were there before")
+
+
+def circuit_tracer_command(
+    run_dir: RunDir,
+    out: OutDir,
+    layer: Annotated[int, typer.Option(min=0, help="Number of the layer.")] = ...,  # type: ignore[assignment]
+    add: Annotated[
+        bool, typer.Option("--add", help="OUT holds other layers: add this one.")
+    ] = False,
+    latents: Latents = None,
+    include: Included = None,
+    explainer: Explainer = None,
+    length: Length = None,
+) -> None:
+    """Write feature files for circuit-tracer and the attribution-graph viewer."""
+    with Run.open(run_dir) as run:
+        chosen = _chosen(run, latents, include, explainer)
+        if add:
+            path = circuit_tracer.add_layer(
+                out, run, layer=layer, chosen=chosen, length=length, progress=reporter()
+            )
+        else:
+            path = circuit_tracer.export_circuit_tracer(
+                run, out, layer=layer, chosen=chosen, length=length, progress=reporter()
+            )
+        print(path)
+
+
+def delphi_command(
+    run_dir: RunDir,
+    out: OutDir,
+    model_name: Annotated[
+        str, typer.Option(help="The subject model's name, for its tokenizer.")
+    ] = ...,  # type: ignore[assignment]
+    cache: Annotated[bool, typer.Option(help="Write the activations, too.")] = True,
+    latents: Latents = None,
+    include: Included = None,
+    explainer: Explainer = None,
+) -> None:
+    """Write a delphi results folder: cache, explanations, scores, neighbours."""
+    with Run.open(run_dir) as run:
+        chosen = _chosen(run, latents, include, explainer)
+        print(
+            delphi.export_delphi(
+                run, out, model_name=model_name, chosen=chosen, cache=cache, progress=reporter()
+            )
+        )
+
+
+def dataset_command(
+    run_dir: RunDir,
+    out: OutDir,
+    title: Annotated[str, typer.Option(help="Of the card.")] = "Explained latents",
+    licence: Annotated[str | None, typer.Option(help="Of the data, by its name there.")] = None,
+    latents: Latents = None,
+    include: Included = None,
+    explainer: Explainer = None,
+) -> None:
+    """Write a Hugging Face dataset folder: a row a latent, a row a verdict, and a card."""
+    with Run.open(run_dir) as run:
+        chosen = _chosen(run, latents, include, explainer)
+        print(
+            dataset.export_dataset(
+                run, out, title=title, licence=licence, chosen=chosen, progress=reporter()
+            )
+        )
+
+
+def notes_command(
+    run_dir: RunDir,
+    out: OutFile,
+    prefix: Annotated[str, typer.Option(help="Of the names: resid_5, mlp_0, attn_3.")] = ...,  # type: ignore[assignment]
+    latents: Latents = None,
+    include: Included = None,
+    explainer: Explainer = None,
+) -> None:
+    """Write a line a latent for sparse feature circuits: name, explanation, score."""
+    with Run.open(run_dir) as run:
+        chosen = _chosen(run, latents, include, explainer)
+        print(notes.export_notes(run, out, prefix=prefix, chosen=chosen, progress=reporter()))
+
+
+def saebench_command(
+    run_dir: RunDir,
+    out: OutFile,
+    model_name: Annotated[str, typer.Option(help="The subject model's name there.")] = ...,  # type: ignore[assignment]
+    release: Annotated[str, typer.Option(help="Release of the sparse coder.")] = "",
+    sae_id: Annotated[str | None, typer.Option(help="Its id; the hookpoint if none.")] = None,
+    dataset_name: Annotated[str, typer.Option("--dataset", help="Name of the corpus.")] = "",
+    latents: Latents = None,
+    include: Included = None,
+    explainer: Explainer = None,
+) -> None:
+    """Write SAEBench's JSON of `autointerp`: mean accuracy of detection and its deviation."""
+    with Run.open(run_dir) as run:
+        chosen = _chosen(run, latents, include, explainer)
+        print(
+            notes.export_saebench(
+                run,
+                out,
+                model_name=model_name,
+                release=release,
+                sae_id=sae_id,
+                dataset=dataset_name,
+                chosen=chosen,
+            )
+        )
+
+
+_NEURONPEDIA = "--model gpt2-small --layer 6 --source-set res-mine"
+
+
+def add_exports(app: typer.Typer) -> None:
+    """Give `glossator export` the commands of this file."""
+    for name, command, lines in (
+        (
+            "neuronpedia",
+            neuronpedia_command,
+            (
+                f"glossator export neuronpedia run tree {_NEURONPEDIA}",
+                f"glossator export neuronpedia run {_NEURONPEDIA} --dry-run",
+            ),
+        ),
+        (
+            "circuit-tracer",
+            circuit_tracer_command,
+            ("glossator export circuit-tracer run features --layer 6",),
+        ),
+        ("delphi", delphi_command, ("glossator export delphi run results --model-name gpt2",)),
+        ("dataset", dataset_command, ("glossator export dataset run labels",)),
+        ("notes", notes_command, ("glossator export notes run notes.jsonl --prefix resid_6",)),
+        (
+            "saebench",
+            saebench_command,
+            ("glossator export saebench run result.json --model-name gpt2",),
+        ),
+    ):
+        app.command(name=name, epilog=examples(*lines))(command)
+
+
+@import_app.callback(invoke_without_command=True)
+def _import(context: typer.Context) -> None:
+    """Take over what other tools made."""
+    help_without_command(context)
+
+
+@import_app.command(
+    name="delphi", epilog=examples("glossator import delphi results/mine out --hookpoint layers.5")
+)
+def import_delphi_command(
+    folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="A delphi results folder.")],
+    out: OutDir,
+    hookpoint: Annotated[str, typer.Option(help="Name of its folder under `latents`.")] = ...,  # type: ignore[assignment]
+    n_latents: Annotated[
+        int | None, typer.Option(min=1, help="Latents of the coder; those of the shards if none.")
+    ] = None,
+) -> None:
+    """Make an index of delphi's cache, and take its explanations and raw scores."""
+    print(
+        imports.import_delphi(
+            folder, out, hookpoint=hookpoint, n_latents=n_latents, progress=reporter()
+        )
+    )
+
+
+@import_app.command(
+    name="neuronpedia",
+    epilog=examples("glossator import neuronpedia gpt2-small/6-res-jb labels.jsonl"),
+)
+def import_neuronpedia_command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A source's folder, or a file.")],
+    out: OutFile,
+    hookpoint: Annotated[str | None, typer.Option(help="Written into each row.")] = None,
+) -> None:
+    """Take the explanations of a Neuronpedia export, for `--explainer file:path=OUT`."""
+    n = imports.import_neuronpedia(path, out, hookpoint=hookpoint, progress=reporter())
+    print(f"{out}: {n:,} explanations")
