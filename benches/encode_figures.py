@@ -2,12 +2,12 @@
 
     python -m benches.encode_figures                             # 768 / 32,768 / 32
     python -m benches.encode_figures --width 576 --latents 4096
-    python -m benches.encode_figures --sparsify-python /tmp/sparsify/bin/python    # pip install eai-sparsify
+    python -m benches.encode_figures --sparsify-python PYTHON    # where eai-sparsify is installed
 
-Every implementation has a process of its own, and they take turns; each round's figure is the best of
-three calls over the same rows. Limits are the matrix product alone, into memory that is there already,
-in either type; what is written without bias or selection. Before anything is written, our activations
-are compared with float64 on some rows.
+Every implementation has a process of its own, and they take turns; each round's figure is the best
+of three calls over the same rows. Limits are the matrix product alone, into memory that is there
+already, in either type; what is written without bias or selection. Before anything is written, our
+activations are compared with float64 on some rows.
 """
 
 import argparse

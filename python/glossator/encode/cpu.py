@@ -4,9 +4,9 @@
     active = encoder.encode(x)
     encoder.product                              # "bfloat16", where this processor has it
 
-Rows are taken in blocks whose products stay in the cache; nothing dense is written beyond them. Each
-core multiplies and selects blocks of its own: while one waits for memory, the other multiplies, and
-no two pools of threads stand in each other's way.
+Rows are taken in blocks whose products stay in the cache; nothing dense is written beyond them.
+Each core multiplies and selects blocks of its own: while one waits for memory, the other
+multiplies, and no two pools of threads stand in each other's way.
 """
 
 from __future__ import annotations
