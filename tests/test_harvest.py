@@ -1,5 +1,6 @@
 """From contexts to an index: every activation, once, whatever interrupts it."""
 
+import dataclasses
 import importlib.util
 import sys
 
@@ -9,10 +10,12 @@ import torch
 
 from glossator.coders import SparseCoder, TrainConfig
 from glossator.corpus import Corpus, Document, StoredContexts, open_corpus, pack
-from glossator.encode import TopK
+from glossator.encode import Gated, Threshold, TopK
 from glossator.errors import InputError
+from glossator.feeding import Feeder
 from glossator.harvest import collect_hidden, harvest, train_coder
-from glossator.index import Index
+from glossator.index import Index, IndexWriter
+from glossator.statistics import ActivationStatistics
 from glossator.subjects import load_subject
 from tiny_models import prose, save_bert, save_llama
 
@@ -48,6 +51,42 @@ def _coder(width=32, hookpoint="layers.1", **changes):
         "hookpoint": hookpoint,
     }
     return SparseCoder(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("rule", ["topk", "threshold", "gated"])
+def test_every_way_to_encode_gives_the_same_index(subject, contexts, tmp_path, monkeypatch, rule):
+    coder = _coder(
+        rule={
+            "topk": TopK(5),
+            "threshold": Threshold(torch.full((64,), 1.0)),
+            "gated": Gated(torch.ones(64), torch.zeros(64)),
+        }[rule],
+        encoder_bias=torch.full((64,), -0.5),
+    )
+    few = contexts.batches()
+    batch = next(few)
+    live = batch.mask[:2] & (np.arange(32) % 5 == 1)  # the interpreter is slow
+    small = type(batch)(batch.tokens[:2], batch.document_ids[:2], live)
+    written = {}
+    for way in ("auto", "triton"):
+        monkeypatch.setenv("GLOSSATOR_KERNELS", way)
+        fresh = dataclasses.replace(coder)
+        statistics = ActivationStatistics(64)
+        path = tmp_path / way
+        with (
+            IndexWriter(path, n_latents=64, context_length=32) as writer,
+            Feeder(writer, fresh, statistics=statistics) as feeder,
+        ):
+            feeder.add(subject.hidden(small.tokens), small, 0)
+        index = Index.open(path)
+        assert index.nnz > 0
+        np.testing.assert_array_equal(statistics.counts(), index.counts())
+        written[way] = {
+            file.relative_to(path): file.read_bytes()
+            for file in path.rglob("*")
+            if file.is_file() and file.suffix != ".lock"
+        }
+    assert written["auto"] == written["triton"]
 
 
 class _Killed(BaseException):

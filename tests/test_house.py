@@ -34,6 +34,7 @@ FLOORS = {
     "sampling": 3.03,
     "statistics": 2.1,
     "index": 3.1,
+    "feeding": 3.15,
     "harvest": 3.2,
     "shards": 3.2,
     "shown": 3.2,

@@ -14,10 +14,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +23,7 @@ import numpy.typing as npt
 from glossator.corpus import Contexts, ContextSource, lone_contexts
 from glossator.corpus.contexts import BATCH_ROWS
 from glossator.errors import InputError
+from glossator.feeding import Feeder, active_latents
 from glossator.folders import new_file
 from glossator.index import Index, IndexWriter
 from glossator.progress import SILENT, Progress
@@ -32,10 +31,9 @@ from glossator.records import content_id
 
 if TYPE_CHECKING:
     # Functions below import what needs torch when they are called: `import glossator` must not.
-    import torch
 
     from glossator.coders import SparseCoder, TrainConfig
-    from glossator.encode import Active
+    from glossator.statistics import ActivationStatistics
     from glossator.subjects import Subject
 
 __all__ = ["collect_hidden", "harvest", "refuse_misfit", "subject_activations", "train_coder"]
@@ -131,6 +129,7 @@ def harvest(
     window: int = 32,
     lossless: bool = False,
     dtype: str = "float32",
+    statistics: ActivationStatistics | None = None,
     progress: Progress = SILENT,
 ) -> Index:
     """Encode every token of a corpus into an index.
@@ -146,6 +145,7 @@ def harvest(
         window: tokens in a window of the index.
         lossless: keep every activation as bfloat16; see `IndexWriter`.
         dtype: what the encoder's operands are rounded to; the index says so.
+        statistics: counts the activations of the batches that this call encodes, where they are.
         progress: counts tokens.
 
     Raises:
@@ -178,7 +178,7 @@ def harvest(
     with (
         writer,
         progress.stage("harvest", total, "tokens") as bar,
-        _Behind() as behind,
+        Feeder(writer, coder, dtype=dtype, statistics=statistics) as feeder,
     ):
         at = writer.next_context
         bar.advance(at * census.context_length)
@@ -187,8 +187,7 @@ def harvest(
                 states = subject.hidden(batch.tokens, batch.attended)
             else:
                 states = torch.from_numpy(np.array(hidden[at : at + len(batch)]))
-            active, positions = _active(coder, states, batch, dtype)
-            behind.run(partial(_add, writer, batch, active, positions, at))
+            feeder.add(states, batch, at)
             at += len(batch)
             bar.advance(batch.tokens.size)
     index = Index.open(index_path)
@@ -198,62 +197,6 @@ def harvest(
             "was it trained on another module, or on another scale?"
         )
     return index
-
-
-class _Behind:
-    """Does one thing at a time in a thread of its own, in the order given.
-
-    While a batch goes into the index the next one is encoded: the index's part holds no lock of
-    Python's. What it raises is raised by the next call, or at the end.
-    """
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="glossator-index")
-        self._pending: Future[None] | None = None
-
-    def run(self, task: Callable[[], None]) -> None:
-        self._settle()
-        self._pending = self._pool.submit(task)
-
-    def _settle(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._settle()
-        finally:
-            self._pool.shutdown(wait=True)
-
-
-def _add(
-    writer: IndexWriter, batch: Contexts, active: Active, positions: torch.Tensor, at: int
-) -> None:
-    places = positions[active.tokens()].cpu().numpy()
-    writer.add_coo(
-        batch.tokens,
-        *np.divmod(places, batch.tokens.shape[1]),
-        active.latents,
-        active.activations,
-        batch.document_ids,
-        batch.mask,
-        context=at,
-    )
-
-
-def _active(
-    coder: SparseCoder, states: torch.Tensor, batch: Contexts, dtype: str = "float32"
-) -> tuple[Active, torch.Tensor]:
-    """The active latents of the tokens that count, and the flat positions of those tokens."""
-    import torch
-
-    positions = torch.from_numpy(np.flatnonzero(batch.mask)).to(states.device)
-    return coder.active(states.flatten(0, 1)[positions], dtype=dtype), positions
 
 
 def subject_activations(
@@ -285,7 +228,7 @@ def subject_activations(
             some = slice(first, first + BATCH_ROWS)
             batch = Contexts(rows.tokens[some], rows.document_ids[some], rows.mask[some])
             states = subject.hidden(batch.tokens, batch.attended)
-            active, positions = _active(coder, states, batch)
+            active, positions = active_latents(coder, states, batch)
             own = np.zeros(batch.mask.shape, np.float32)
             chosen = active.latents == latent
             places = positions[active.tokens()[chosen]].cpu().numpy()

@@ -7,7 +7,7 @@ coder.describe()
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, overload
@@ -189,7 +189,6 @@ class SparseCoder:
         given, _ = normalized(given, self.normalization)
         return given if self.input_bias is None else given - self.input_bias.to(x.device)
 
-    @torch.no_grad()
     def active(self, x: torch.Tensor, *, dtype: str = "float32") -> Active:
         """The active latents of each row, as sparse rows on its device.
 
@@ -200,13 +199,18 @@ class SparseCoder:
         Raises:
             InputError: `x` has another width than the coder, or holds NaN or infinity.
         """
+        return self.begin(x, dtype=dtype)()
+
+    @torch.no_grad()
+    def begin(self, x: torch.Tensor, *, dtype: str = "float32") -> Callable[[], Active]:
+        """As `active`, started; on a GPU nothing waits until what is returned is called."""
         given = self.encoder_input(x)
         key = (given.device, dtype)
         if key not in self._encoders:
             self._encoders[key] = Encoder(
                 self.encoder_weight, self.encoder_bias, self.rule, dtype=dtype, device=given.device
             )
-        return self._encoders[key].encode(given)
+        return self._encoders[key].begin(given)
 
     @overload
     def encode(self, x: torch.Tensor, *, dtype: str = ...) -> tuple[torch.Tensor, torch.Tensor]: ...

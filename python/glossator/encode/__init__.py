@@ -31,6 +31,7 @@ __all__ = [
     "GroupMax",
     "Threshold",
     "TopK",
+    "uses_triton",
 ]
 
 KERNELS = ("auto", "triton", "reference")
@@ -104,6 +105,27 @@ class Encoder:
         return self.begin(x)()
 
 
+def uses_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels work on a device's tensors: on a GPU, or where they are asked for.
+
+    Raises:
+        InputError: they are asked for and not installed, or `GLOSSATOR_KERNELS` is none of
+            `KERNELS`.
+    """
+    kernels = _kernels()
+    has_triton = find_spec("triton") is not None
+    if kernels == "triton" and not has_triton:
+        raise InputError("GLOSSATOR_KERNELS is `triton`, which is not installed")
+    return kernels == "triton" or (kernels == "auto" and device.type == "cuda" and has_triton)
+
+
+def _kernels() -> str:
+    kernels = os.environ.get("GLOSSATOR_KERNELS", "auto")
+    if kernels not in KERNELS:
+        raise InputError(f"GLOSSATOR_KERNELS is `{kernels}`: not one of {', '.join(KERNELS)}")
+    return kernels
+
+
 def _way(
     weight: torch.Tensor,
     bias: torch.Tensor,
@@ -112,14 +134,8 @@ def _way(
     device: torch.device,
 ) -> Callable[[torch.Tensor], Callable[[], Active]]:
     """How rows are encoded on this device."""
-    kernels = os.environ.get("GLOSSATOR_KERNELS", "auto")
-    if kernels not in KERNELS:
-        raise InputError(f"GLOSSATOR_KERNELS is `{kernels}`: not one of {', '.join(KERNELS)}")
-    has_triton = find_spec("triton") is not None
-    if kernels == "triton" and not has_triton:
-        raise InputError("GLOSSATOR_KERNELS is `triton`, which is not installed")
-    plain = kernels == "reference" or isinstance(rule, GroupMax)
-    if not plain and (kernels == "triton" or (device.type == "cuda" and has_triton)):
+    plain = _kernels() == "reference" or isinstance(rule, GroupMax)
+    if not plain and uses_triton(device):
         from glossator.encode.gpu import GpuEncoder
 
         return GpuEncoder(weight, bias, rule, dtype=DTYPES[dtype], device=device).begin
