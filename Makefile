@@ -9,7 +9,7 @@ INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 ARGS ?=
 
-.PHONY: help demo demo-judge test bench lint format types stubs stubs-check rust-test constraints clean
+.PHONY: help demo demo-judge test bench bench-gpu lint format types stubs stubs-check rust-test constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,6 +50,10 @@ test: $(VENV)/.dev ## Run the tests
 
 bench: $(VENV)/.dev ## Time build, sample and encode beside their peers
 	@$(BIN)/python -m pytest benches -p no:cacheprovider $(ARGS)
+
+bench-gpu: $(VENV)/.dev ## Check and time the kernels on a GPU; writes benches/results/gpu.csv
+	@TRITON_INTERPRET=0 $(BIN)/python -m pytest -q -m gpu tests
+	@TRITON_INTERPRET=0 $(BIN)/python -m benches.gpu_figures $(ARGS)
 
 rust-test: ## Run the tests of the Rust crates
 	@cargo test --workspace --quiet
