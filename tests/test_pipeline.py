@@ -75,7 +75,7 @@ def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
     assert str(folder / "atlas.html") in done.out.replace("\n", "").replace(" ", "")
     rows = [line.split() for line in done.out.partition("peak memory\n")[2].splitlines()]
     assert [row[0] for row in rows] == [
-        *("subject", "corpus", "harvest", "neighbours", "triage"),
+        *("subject", "corpus", "gate", "harvest", "neighbours", "triage"),
         *("explain", "score", "atlas", "all"),
     ]
     assert all(float(row[1]) >= 0 and row[3] == "MiB" for row in rows)

@@ -65,6 +65,14 @@ DATA: Mapping[str, Any] = {
         Number,
         typer.Option("--coder-steps", help="Training steps of that coder; 0: random directions."),
     ],
+    "coder__gate": Annotated[
+        Switch,
+        typer.Option(
+            "--gate/--no-gate",
+            help="Refuse a coder whose figures on real text show that a convention was read "
+            "wrongly.",
+        ),
+    ],
 }
 """What the index is made of."""
 

@@ -74,6 +74,8 @@ class CoderConfig(Record):
     """Latents active on a token of a coder to be trained."""
     steps: int | None = Field(default=None, ge=0)
     """Training steps; None takes the trainer's default, 0 leaves the directions random."""
+    gate: bool = True
+    """Refuse a coder whose figures on real text show that a convention was read wrongly."""
 
 
 class IndexConfig(Record):
@@ -270,7 +272,7 @@ class RunConfig(Record):
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""
         sections = {"corpus", "subject", "coder", "index", "seed"}
-        return self.model_dump(mode="json", include=sections)
+        return self.model_dump(mode="json", include=sections, exclude={"coder": {"gate"}})
 
 
 def config_from(values: dict[str, Any], source: str) -> RunConfig:

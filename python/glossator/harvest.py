@@ -38,8 +38,17 @@ if TYPE_CHECKING:
     from glossator.encode import Active
     from glossator.subjects import Subject
 
-__all__ = ["collect_hidden", "harvest", "refuse_misfit", "subject_activations", "train_coder"]
+__all__ = [
+    "collect_hidden",
+    "harvest",
+    "live_states",
+    "refuse_misfit",
+    "subject_activations",
+    "train_coder",
+]
 
+_FEW_ROWS = 8
+"""Contexts in a batch where some thousand tokens are wanted of them."""
 _KEPT_EVERY = 16
 """Batches between two points from which a killed pass goes on."""
 
@@ -198,6 +207,45 @@ def harvest(
             "was it trained on another module, or on another scale?"
         )
     return index
+
+
+def live_states(
+    subject: Subject, contexts: ContextSource, hookpoints: Sequence[str], n: int = 4_096
+) -> dict[str, torch.Tensor]:
+    """What stands at some places of the subject on the first tokens that count.
+
+    Args:
+        subject: the model; its own hookpoints need not be among those asked for.
+        contexts: the corpus, packed.
+        hookpoints: names of places, as `Subject.resolve` knows them.
+        n: tokens at most.
+
+    Returns:
+        [n, d] by hookpoint, its name as asked for, on the device on which it arose; shorter where
+        the corpus is.
+
+    Raises:
+        InputError: a hookpoint that the model has not, or that has no state for each token.
+    """
+    import torch
+
+    from glossator.subjects import Subject
+
+    reader = Subject(
+        subject.name, subject.model, subject.tokenizer, hookpoints, causal=subject.causal
+    )
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in hookpoints}
+    left = n
+    for batch in contexts.batches(size=_FEW_ROWS):
+        live = torch.from_numpy(np.flatnonzero(batch.mask)[:left])
+        states = reader.states(batch.tokens, batch.attended)
+        for name, parts in found.items():
+            state = states[reader.resolve(name)].flatten(0, 1)
+            parts.append(state[live.to(state.device)])
+        left -= len(live)
+        if not left:
+            break
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 class _Behind:

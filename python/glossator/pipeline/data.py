@@ -17,6 +17,7 @@ from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.index import Index
 from glossator.neighbours import Neighbours, refuse_other_coder
+from glossator.pipeline.gate import gate_stage
 from glossator.progress import SILENT, Progress
 from glossator.runs import Run
 from glossator.triage import triage
@@ -83,6 +84,8 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     hidden = None
     if coder is None:
         coder, hidden = _trained(run, subject, contexts, progress)
+    else:
+        gate_stage(run, subject, coder, contexts)
     with run.stage("harvest") as facts:
         index = harvest(
             subject,
