@@ -34,11 +34,16 @@ DATA: Mapping[str, Any] = {
         Texts,
         typer.Option(
             "--corpus",
-            help="stdlib, packages, hf:NAME[:SPLIT], or a text, JSONL or Parquet file; repeatable.",
+            help="stdlib, packages, hf:NAME[:SPLIT], or a text, JSONL or Parquet file; repeatable. "
+            "Or one of tokens: .npy, .npz, or tokens:SOURCE.",
         ),
     ],
     "corpus__column": Annotated[
-        Text, typer.Option("--column", help="Field of JSONL or Parquet rows with the text.")
+        Text,
+        typer.Option("--column", help="Field of rows with the text (text) or tokens (input_ids)."),
+    ],
+    "corpus__separator": Annotated[
+        Number, typer.Option("--separator", help="Of tokens: the one behind which a document ends.")
     ],
     "corpus__tokens": Annotated[
         Number,
@@ -53,6 +58,18 @@ DATA: Mapping[str, Any] = {
     "subject__dtype": Annotated[
         Text,
         typer.Option("--dtype", help="float32, bfloat16, or auto: the one that a trial favours."),
+    ],
+    "subject__device_map": Annotated[
+        Text,
+        typer.Option("--device-map", help="Spread the layers over devices: auto, balanced, …"),
+    ],
+    "subject__max_memory": Annotated[
+        Texts,
+        typer.Option(
+            "--max-memory",
+            metavar="DEVICE=SIZE",
+            help="What a device may hold: 0=20GiB, cpu=60GiB; repeatable.",
+        ),
     ],
     "coder__path": Annotated[
         Path | None,
@@ -282,6 +299,7 @@ def _explainers(section: dict[str, Any], given: list[str]) -> None:
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "explain__latents": parse_latents,
+    "subject__max_memory": lambda pairs: dict(_pair(pair, "--max-memory") for pair in pairs),
     "judge__extra": lambda text: _json(text, "--judge-extra"),
     "judge__engine": lambda pairs: dict(_pair(pair, "--engine") for pair in pairs),
 }

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from glossator.subjects import Subject
 
 __all__ = [
+    "bos_for",
     "collect_hidden",
     "harvest",
     "live_states",
@@ -323,11 +324,12 @@ def subject_activations(
         InputError: the subject's width or hookpoint is not the coder's.
     """
     refuse_misfit(subject, coder)
+    bos = bos_for(subject, coder)
 
     def activations(
         texts: Sequence[str], latent: int
     ) -> list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]]:
-        rows = lone_contexts(texts, subject.tokenizer, context_length)
+        rows = lone_contexts(texts, subject.tokenizer, context_length, bos)
         found = []
         for first in range(0, len(rows), BATCH_ROWS):
             some = slice(first, first + BATCH_ROWS)
@@ -358,11 +360,25 @@ def refuse_misfit(subject: Subject, coder: SparseCoder) -> None:
             f"coder {coder.source} reads {coder.width}; they belong to different models or modules"
         )
     reads = coder.hookpoint
-    if reads and not f".{subject.hookpoint}".endswith(f".{reads}"):
+    if reads and not _is_read(subject, reads):
         raise InputError(
             f"coder {coder.source} reads at `{reads}`, the subject is read at "
             f"`{subject.hookpoint}`; give both the same hookpoint"
         )
+
+
+def bos_for(subject: Subject, coder: SparseCoder | None) -> int | None:
+    """The token that a context begins with where the coder was trained with one; see `pack`."""
+    wanted = coder is not None and bool(coder.declared.get("prepend_bos"))
+    return subject.bos if wanted else None
+
+
+def _is_read(subject: Subject, hookpoint: str) -> bool:
+    """Whether the subject is read where a coder says, by whichever name it says so."""
+    try:
+        return subject.resolve(hookpoint) == subject.hookpoint
+    except InputError:
+        return False
 
 
 def _refuse_mismatch(

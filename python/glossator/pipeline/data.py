@@ -24,11 +24,12 @@ from glossator.triage import triage
 
 if TYPE_CHECKING:
     from glossator.coders import SparseCoder
-    from glossator.corpus import Corpus, StoredContexts
+    from glossator.corpus import Corpus, StoredContexts, TokenCorpus
     from glossator.subjects import Subject
 
 __all__ = ["harvest_stage", "subject_and_coder"]
 
+_TOKENS = "tokens:"
 _NEIGHBOURS = 32
 """Neighbours of each latent that are kept, where there are so many."""
 
@@ -61,9 +62,10 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             coder = load_coder(config.coder.path, config.subject.hookpoint)
         subject = load_subject(
             config.subject.name,
-            config.subject.hookpoint or (coder.hookpoint if coder else None),
+            (coder.hookpoint if coder else None) or config.subject.hookpoint,
             dtype=config.subject.dtype,
             progress=progress,
+            **config.subject.spread(),
         )
         settled = known.get("dtype") == config.subject.dtype and reason is not None
         if config.subject.dtype != subject.dtype:
@@ -80,7 +82,7 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             "dtype_reason": reason if settled else subject.dtype_reason,
             "causal": subject.causal,
         }
-    contexts = _contexts(run, corpus, subject, progress)
+    contexts = _contexts(run, corpus, subject, coder, progress)
     hidden = None
     if coder is None:
         coder, hidden = _trained(run, subject, contexts, progress)
@@ -130,7 +132,11 @@ def subject_and_coder(run: Run, progress: Progress) -> tuple[Subject, SparseCode
 
     facts, config = run.stages()["subject"], run.config
     subject = load_subject(
-        config.subject.name, facts["hookpoint"], dtype=facts["dtype"], progress=progress
+        config.subject.name,
+        facts["hookpoint"],
+        dtype=facts["dtype"],
+        progress=progress,
+        **config.subject.spread(),
     )
     if config.coder.path is not None:
         coder = load_coder(config.coder.path, config.subject.hookpoint)
@@ -140,19 +146,38 @@ def subject_and_coder(run: Run, progress: Progress) -> tuple[Subject, SparseCode
     return subject, coder
 
 
-def _opened(run: Run) -> Corpus:
+def _opened(run: Run) -> Corpus | TokenCorpus:
     """The corpus, before the subject is loaded: a file that is not there is named at once."""
-    from glossator.corpus import open_corpus
+    from glossator.corpus import open_corpus, open_tokens
 
-    source = run.config.corpus.source
-    column = run.config.corpus.column
+    config = run.config.corpus
+    source = config.source
+    if any(map(_holds_tokens, source)):
+        if len(source) > 1:
+            raise InputError(f"--corpus `{source[0]}`, …: of tokens there can be one source alone")
+        return open_tokens(
+            source[0].removeprefix(_TOKENS),
+            column=config.column or "input_ids",
+            separator=config.separator,
+            special=config.special,
+        )
+    column = config.column or "text"
     return open_corpus(source[0] if len(source) == 1 else source, column=column)
 
 
+def _holds_tokens(source: str) -> bool:
+    return source.startswith(_TOKENS) or source.endswith((".npy", ".npz"))
+
+
 def _contexts(
-    run: Run, corpus: Corpus | None, subject: Subject, progress: Progress
+    run: Run,
+    corpus: Corpus | TokenCorpus | None,
+    subject: Subject,
+    coder: SparseCoder | None,
+    progress: Progress,
 ) -> StoredContexts:
     from glossator.corpus import open_contexts, pack
+    from glossator.harvest import bos_for
 
     folder, config = run.path / "contexts", run.config.corpus
     with run.stage("corpus") as facts:
@@ -165,6 +190,7 @@ def _contexts(
                 context_length=config.context_length,
                 tokens=config.tokens or None,
                 split_seed=run.config.seed,
+                bos=bos_for(subject, coder),
             ).store(folder, progress)
         census = contexts.census()
         facts |= {
