@@ -107,6 +107,12 @@ WHAT: Mapping[str, Any] = {
         Text,
         typer.Option("--latents", help="Latents to explain: ids (3,17,40-49) or a file of them."),
     ],
+    "explain__skip_types": Annotated[
+        Text,
+        typer.Option(
+            "--skip-types", metavar="TYPE,...", help="Types not asked of the language model."
+        ),
+    ],
     "judge__max_latents": Annotated[
         Number,
         typer.Option(
@@ -299,6 +305,7 @@ def _explainers(section: dict[str, Any], given: list[str]) -> None:
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "explain__latents": parse_latents,
+    "explain__skip_types": lambda text: tuple(part.strip() for part in text.split(",") if part),
     "subject__max_memory": lambda pairs: dict(_pair(pair, "--max-memory") for pair in pairs),
     "judge__extra": lambda text: _json(text, "--judge-extra"),
     "judge__engine": lambda pairs: dict(_pair(pair, "--engine") for pair in pairs),

@@ -181,11 +181,28 @@ class JudgeConfig(ModelConfig):
         return 4 if self.is_local else 64
 
 
+LatentType = Literal[
+    "dead",
+    "positional",
+    "dense",
+    "duplicate",
+    "bigram",
+    "unigram",
+    "next-token",
+    "say",
+    "rare",
+    "other",
+]
+"""The type of a latent; see `glossator.latent_types.TYPES`."""
+
+
 class ExplainConfig(Record):
     """What is explained, and by whom."""
 
     latents: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
     """Ids of the latents that are explained; None takes all live ones."""
+    skip_types: tuple[LatentType, ...] = ()
+    """Latents of these types are not asked of the language model."""
     explainers: tuple[str, ...] | None = None
     """Names of explainers; None takes `rules`, and the preset's where a judge is named."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -16,11 +16,14 @@ import numpy.typing as npt
 from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.index import Index
+from glossator.latent_types import latent_types
+from glossator.logit_weights import LogitWeights
 from glossator.neighbours import Neighbours, refuse_other_coder
 from glossator.pipeline.gate import gate_stage
 from glossator.progress import SILENT, Progress
+from glossator.records import TABLES
 from glossator.runs import Run
-from glossator.triage import triage
+from glossator.type_shares import type_shares, write_types
 
 if TYPE_CHECKING:
     from glossator.coders import SparseCoder
@@ -32,6 +35,8 @@ __all__ = ["harvest_stage", "subject_and_coder"]
 _TOKENS = "tokens:"
 _NEIGHBOURS = 32
 """Neighbours of each latent that are kept, where there are so many."""
+_LOGITS, _SHOWN_LOGITS = 21, 10
+"""The largest logit weights that tell what a latent says, and those that are kept."""
 
 
 def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
@@ -113,8 +118,8 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     if not run.done("neighbours") and index.n_latents > 1:
         with run.stage("neighbours") as facts:
             facts |= _neighbours(run, index, coder, progress)
-    with run.stage("triage"):
-        _triage(run, index, subject, coder)
+    with run.stage("triage") as facts:
+        facts |= _triage(run, index, subject, coder)
     for left in run.path.glob("hidden.f32*"):
         left.unlink()
     return run.index
@@ -242,23 +247,34 @@ def _neighbours(run: Run, index: Index, coder: SparseCoder, progress: Progress) 
     }
 
 
-def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> None:
-    kinds = triage(index)
-    L = index.n_latents
-    columns: dict[str, Any] = {name: values.tolist() for name, values in kinds.items()}
-    columns["hookpoint"] = [index.attributes["hookpoint"]] * L
-    columns["type"] = [None] * L
+def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> dict[str, Any]:
+    """The table of latents, and all figures of their types in a file; how many are of each type."""
+    logits, weights = subject.logits(coder.decoder, _LOGITS), None
+    unembedding = subject.unembedding()
+    if logits is not None and unembedding is not None:
+        weights = LogitWeights.of(coder.decoder, unembedding, top=logits.top_values)
+    kinds = latent_types(index, neighbours=run.neighbours, logits=weights)
+    L, hookpoint = index.n_latents, str(index.attributes["hookpoint"])
+    write_types({hookpoint: kinds}, run.path / "types.parquet")
+    names = TABLES["latents"].names
+    columns: dict[str, Any] = {
+        name: values.tolist() for name, values in kinds.items() if name in names
+    }
+    columns["hookpoint"] = [hookpoint] * L
     columns["reason"] = [reason or None for reason in columns["reason"]]
-    logits = subject.logits(coder.decoder)
     for name in ("top", "bottom"):
         column: list[str | None] = [None] * L
         if logits is not None:
-            tokens, values = (getattr(logits, f"{name}_{part}") for part in ("tokens", "values"))
+            tokens, values = (
+                getattr(logits, f"{name}_{part}")[:, :_SHOWN_LOGITS]
+                for part in ("tokens", "values")
+            )
             column = [
                 json.dumps([[int(t), round(float(v), 4)] for t, v in zip(*row, strict=True)])
                 for row in zip(tokens, values, strict=True)
             ]
         columns[f"{name}_logits"] = column
-    names = list(columns)
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     run.store.add("latents", rows, replace=True)
+    shares = type_shares({hookpoint: kinds}).to_pylist()
+    return {"types": {row["type"]: row["latents"] for row in shares}}
