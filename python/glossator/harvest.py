@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from glossator.coders import SparseCoder, TrainConfig
     from glossator.encode import Active
+    from glossator.shards import Shard
     from glossator.subjects import Subject
 
 __all__ = [
@@ -141,9 +142,10 @@ def harvest(
     window: int = 32,
     lossless: bool = False,
     dtype: str = "float32",
+    shard: Shard | None = None,
     progress: Progress = SILENT,
 ) -> Index:
-    """Encode every token of a corpus into an index.
+    """Encode every token of a corpus, or of a shard of it, into an index.
 
     Args:
         subject: the model; it runs only where `hidden` is None.
@@ -156,6 +158,7 @@ def harvest(
         window: tokens in a window of the index.
         lossless: keep every activation as bfloat16; see `IndexWriter`.
         dtype: what the encoder's operands are rounded to; the index says so.
+        shard: the contexts to encode; all if None.
         progress: counts tokens.
 
     Raises:
@@ -166,10 +169,12 @@ def harvest(
 
     census = contexts.census()
     _refuse_mismatch(subject, coder, hidden, census.contexts)
+    first = 0 if shard is None else shard.first_context
     writer = IndexWriter(
         index_path,
         n_latents=coder.n_latents,
         context_length=census.context_length,
+        first_context=first,
         window=window,
         split_seed=split_seed,
         lossless=lossless,
@@ -184,15 +189,16 @@ def harvest(
             "corpus_hash": census.hash,
         },
     )
-    total = census.contexts * census.context_length
+    total = (census.contexts if shard is None else shard.n_contexts) * census.context_length
     with (
         writer,
         progress.stage("harvest", total, "tokens") as bar,
         _Behind() as behind,
     ):
         at = writer.next_context
-        bar.advance(at * census.context_length)
-        for batch in contexts.batches(start=at):
+        bar.advance((at - first) * census.context_length)
+        rows = contexts.batches(start=at) if shard is None else shard.batches(contexts, at)
+        for batch in rows:
             if hidden is None:
                 states = subject.hidden(batch.tokens, batch.attended)
             else:
@@ -202,7 +208,7 @@ def harvest(
             at += len(batch)
             bar.advance(batch.tokens.size)
     index = Index.open(index_path)
-    if not index.nnz:
+    if not index.nnz and shard is None:
         raise InputError(
             f"no latent of coder {coder.source} is active on this corpus; "
             "was it trained on another module, or on another scale?"

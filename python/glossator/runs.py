@@ -31,7 +31,7 @@ from glossator.text import TokenText
 __all__ = ["STAGES", "Run"]
 
 STAGES = (
-    *("subject", "corpus", "forward", "coder", "gate"),
+    *("subject", "corpus", "forward", "coder", "gate", "shard"),
     *("harvest", "neighbours", "triage"),
     *("explain", "explain-judge", "score", "embeddings", "score-judge", "atlas"),
 )

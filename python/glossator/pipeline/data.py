@@ -23,6 +23,7 @@ from glossator.pipeline.gate import gate_stage
 from glossator.progress import SILENT, Progress
 from glossator.records import TABLES
 from glossator.runs import Run
+from glossator.shards import Shard
 from glossator.type_shares import type_shares, write_types
 
 if TYPE_CHECKING:
@@ -39,8 +40,18 @@ _LOGITS, _SHOWN_LOGITS = 21, 10
 """The largest logit weights that tell what a latent says, and those that are kept."""
 
 
-def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
+def harvest_stage(
+    run: Run, *, shard: tuple[int, int] | None = None, progress: Progress = SILENT
+) -> Index | None:
     """Corpus to index: subject model, sparse coder, every activation, neighbours, triage.
+
+    Args:
+        run: open for writing.
+        shard: its number, from 0, and how many there are: that part of the index alone.
+        progress: shows the steps.
+
+    Returns:
+        The index; of a shard None, as it is for `glossator.shards.join_shards`.
 
     Raises:
         InputError: a corpus, subject, hookpoint or coder that is not there or does not fit.
@@ -58,6 +69,8 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
         ) from error
 
     config = run.config
+    if shard is not None and config.coder.path is None:
+        raise InputError("--shard: needs --coder, so that all shards have the same one")
     corpus = None if (run.path / "contexts").is_dir() else _opened(run)
     known = run.stages().get("subject", {})
     reason = known.get("dtype_reason")
@@ -93,6 +106,22 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
         coder, hidden = _trained(run, subject, contexts, progress)
     else:
         gate_stage(run, subject, coder, contexts)
+    if shard is not None:
+        part = Shard.of(contexts.census(), number=shard[0], shards=shard[1])
+        part.write(run.path)
+        if part.n_contexts:
+            with run.stage("shard"):
+                harvest(
+                    subject,
+                    coder,
+                    contexts,
+                    run.path / "index",
+                    split_seed=config.seed,
+                    lossless=config.index.lossless,
+                    shard=part,
+                    progress=progress,
+                )
+        return None
     with run.stage("harvest") as facts:
         index = harvest(
             subject,
