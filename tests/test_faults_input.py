@@ -103,16 +103,20 @@ def test_a_corpus_on_which_no_latent_is_active(world, tmp_path):
     coder = save_coder(tmp_path / "coder" / HOOKPOINT, [torch.ones(WIDTH)] * 4, bias=-1e6)
     out = tmp_path / "run"
     done = refused(*data(world, coder=coder), out=out)
+    assert "no latent is active, and no convention tried explains it" in done.error
+    options = (*data(world, coder=coder), "--no-gate")
+    done = refused(*options, out=out)
     assert "no latent of coder" in done.error
     assert str(coder) in done.error
     assert "was it trained on another module" in done.error
-    again = command("demo", *data(world, coder=coder), "--out", out)
+    again = command("demo", *options, "--out", out)
     assert (again.code, again.error) == (2, done.error)
 
 
 def test_a_corpus_too_small_for_any_latent_ends_well_and_says_so(world, tmp_path):
     (tmp_path / "small.txt").write_text("hit1 word1 " * 40)
-    done = command("demo", *data(world, corpus=tmp_path / "small.txt"), "--out", tmp_path / "run")
+    options = (*data(world, corpus=tmp_path / "small.txt"), "--no-gate")
+    done = command("demo", *options, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "0 live, 0 rare, 1 dense" in done.words or "0 live, 1 rare" in done.words
     assert "explained by rules 0 of 0 live" in done.words

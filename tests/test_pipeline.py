@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import glossator as gl
+from glossator.cli_settings import settings
+from glossator.pipeline.chosen import chosen_latents, judged_latents
 from glossator.records import TABLES
 from glossator.runs import Run
 from tiny_runs import DEAD, HOOKPOINT, LIVE, N_LATENTS, RARE, command
@@ -64,6 +66,7 @@ def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
     folder, done = first
     for said in (
         f"latents {N_LATENTS}: {LIVE} live, {RARE} rare, 0 dense, {DEAD} dead",
+        "types dead 12.5%, unigram 75.0%, rare 12.5%",
         f"explained by rules {LIVE} of {LIVE} live",
         "mean F1 per window 1.000 over 12 latents; another latent's rule: 0.",
         "F1 lower bound > 0.8 100.0% of latents (12 of 12",
@@ -75,7 +78,7 @@ def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
     assert str(folder / "atlas.html") in done.out.replace("\n", "").replace(" ", "")
     rows = [line.split() for line in done.out.partition("peak memory\n")[2].splitlines()]
     assert [row[0] for row in rows] == [
-        *("subject", "corpus", "harvest", "neighbours", "triage"),
+        *("subject", "corpus", "gate", "harvest", "neighbours", "triage"),
         *("explain", "score", "atlas", "all"),
     ]
     assert all(float(row[1]) >= 0 and row[3] == "MiB" for row in rows)
@@ -90,6 +93,11 @@ def test_the_tables_join_and_hold_every_live_latent(first):
     assert [row["latent"] for row in latents] == list(range(N_LATENTS))
     assert {row["hookpoint"] for row in latents} == {HOOKPOINT}
     assert [row["status"] for row in latents] == ["live"] * LIVE + ["rare"] * RARE + ["dead"] * DEAD
+    assert [row["type"] for row in latents] == (
+        ["unigram"] * LIVE + ["rare"] * RARE + ["dead"] * DEAD
+    )
+    figures = pq.read_table(folder / "types.parquet")
+    assert figures["peak_tokens"].to_pylist()[:LIVE] == [1] * LIVE
     assert all((row["reason"] is None) == (row["status"] == "live") for row in latents)
     assert all(len(json.loads(row["top_logits"])) == 10 for row in latents)
     explanations = {row["explanation_id"]: row for row in tables["explanations"].to_pylist()}
@@ -350,3 +358,14 @@ def test_a_run_that_goes_on_keeps_to_its_number_format(world, tmp_path, monkeypa
     with Run.open(out) as run:
         assert run.index.attributes["subject_dtype"] == "bfloat16"
         assert run.stages()["subject"]["dtype_reason"].startswith("a trial on this CPU")
+
+
+def test_latents_of_a_skipped_type_are_not_asked_of_a_language_model(copied):
+    with Run.open(copied, write=True) as run:
+        assert len(judged_latents(run)) == LIVE
+        for skipped, left in ((("positional",), LIVE), (("positional", "unigram"), 0)):
+            run.configure(settings(run.config, {"explain__skip_types": ",".join(skipped)}))
+            assert run.config.explain.skip_types == skipped
+            assert len(judged_latents(run)) == left
+            assert len(chosen_latents(run)) == LIVE
+    assert "field `explain.skip_types" in command("score", copied, "--skip-types", "none").error

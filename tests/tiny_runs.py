@@ -322,7 +322,7 @@ def save_coder(folder: Path, directions: list[torch.Tensor], bias: float = -0.6)
     coder = SparseCoder(
         encoder_weight=encoder,
         encoder_bias=biases,
-        decoder=torch.nn.functional.normalize(encoder + 1e-3, dim=1),
+        decoder=35.0 * torch.nn.functional.normalize(encoder + 1e-3, dim=1),
         decoder_bias=torch.zeros(width),
         rule=TopK(4),
         hookpoint=HOOKPOINT,

@@ -37,6 +37,7 @@ from glossator.errors import GlossatorError
 from glossator.export import export_tables
 from glossator.progress import reporter
 from glossator.runs import Run
+from glossator.shards import parse_shard
 
 __all__ = ["app", "main"]
 
@@ -126,13 +127,36 @@ def run_command(
     epilog=examples(
         "glossator harvest --out run --corpus web.parquet --subject gpt2 --coder saes/h.6",
         "glossator harvest --out run --corpus hf:NeelNanda/pile-10k --tokens 10000000",
+        "glossator harvest --out shards/3 --coder saes/h.6 --shard 3/8",
     )
 )
 @takes(DATA, KEPT)
-def harvest(options: dict[str, Any], out: Out = Path("run")) -> None:
+def harvest(
+    options: dict[str, Any],
+    out: Out = Path("run"),
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Part I of N alone, from 0/N on; then `glossator join`."),
+    ] = None,
+) -> None:
     """Corpus to index: one pass of the subject model encodes every latent. Resumes."""
+    part = None if shard is None else parse_shard(shard)
     with Run.create(settings(RunConfig(), options), out) as run:
-        pipeline.harvest_stage(run, progress=reporter())
+        pipeline.harvest_stage(run, shard=part, progress=reporter())
+        report.print_inspection(run, Console())
+
+
+@app.command(
+    epilog=examples("glossator join shards/0 shards/1 shards/2 --out run"),
+)
+def join(
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARDS...", help="What `harvest --shard` wrote.")
+    ],
+    out: Out = Path("run"),
+) -> None:
+    """Make one run of shards that were harvested apart; they stay as they are. Resumes."""
+    with pipeline.join_stage(shards, out, progress=reporter()) as run:
         report.print_inspection(run, Console())
 
 

@@ -34,11 +34,16 @@ DATA: Mapping[str, Any] = {
         Texts,
         typer.Option(
             "--corpus",
-            help="stdlib, packages, hf:NAME[:SPLIT], or a text, JSONL or Parquet file; repeatable.",
+            help="stdlib, packages, hf:NAME[:SPLIT], or a text, JSONL or Parquet file; repeatable. "
+            "Or one of tokens: .npy, .npz, or tokens:SOURCE.",
         ),
     ],
     "corpus__column": Annotated[
-        Text, typer.Option("--column", help="Field of JSONL or Parquet rows with the text.")
+        Text,
+        typer.Option("--column", help="Field of rows with the text (text) or tokens (input_ids)."),
+    ],
+    "corpus__separator": Annotated[
+        Number, typer.Option("--separator", help="Of tokens: the one behind which a document ends.")
     ],
     "corpus__tokens": Annotated[
         Number,
@@ -54,6 +59,18 @@ DATA: Mapping[str, Any] = {
         Text,
         typer.Option("--dtype", help="float32, bfloat16, or auto: the one that a trial favours."),
     ],
+    "subject__device_map": Annotated[
+        Text,
+        typer.Option("--device-map", help="Spread the layers over devices: auto, balanced, …"),
+    ],
+    "subject__max_memory": Annotated[
+        Texts,
+        typer.Option(
+            "--max-memory",
+            metavar="DEVICE=SIZE",
+            help="What a device may hold: 0=20GiB, cpu=60GiB; repeatable.",
+        ),
+    ],
     "coder__path": Annotated[
         Path | None,
         typer.Option("--coder", help="Folder of a sparse coder; trained if not given."),
@@ -64,6 +81,14 @@ DATA: Mapping[str, Any] = {
     "coder__steps": Annotated[
         Number,
         typer.Option("--coder-steps", help="Training steps of that coder; 0: random directions."),
+    ],
+    "coder__gate": Annotated[
+        Switch,
+        typer.Option(
+            "--gate/--no-gate",
+            help="Refuse a coder whose figures on real text show that a convention was read "
+            "wrongly.",
+        ),
     ],
 }
 """What the index is made of."""
@@ -81,6 +106,12 @@ WHAT: Mapping[str, Any] = {
     "explain__latents": Annotated[
         Text,
         typer.Option("--latents", help="Latents to explain: ids (3,17,40-49) or a file of them."),
+    ],
+    "explain__skip_types": Annotated[
+        Text,
+        typer.Option(
+            "--skip-types", metavar="TYPE,...", help="Types not asked of the language model."
+        ),
     ],
     "judge__max_latents": Annotated[
         Number,
@@ -274,6 +305,8 @@ def _explainers(section: dict[str, Any], given: list[str]) -> None:
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "explain__latents": parse_latents,
+    "explain__skip_types": lambda text: tuple(part.strip() for part in text.split(",") if part),
+    "subject__max_memory": lambda pairs: dict(_pair(pair, "--max-memory") for pair in pairs),
     "judge__extra": lambda text: _json(text, "--judge-extra"),
     "judge__engine": lambda pairs: dict(_pair(pair, "--engine") for pair in pairs),
 }

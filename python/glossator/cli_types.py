@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from glossator.cli_options import examples
 from glossator.errors import InputError
-from glossator.folders import new_file
 from glossator.index import Index
 from glossator.latent_types import TYPES, latent_types
 from glossator.neighbours import Neighbours
 from glossator.runs import Run
-from glossator.type_shares import type_shares, write_plot
+from glossator.type_shares import type_shares, write_plot, write_types
 
 __all__ = ["EPILOG", "types_command"]
 
@@ -70,7 +68,7 @@ def types_command(
         kinds[hookpoint] = latent_types(index, neighbours=near)
     shares = type_shares(kinds)
     if out is not None:
-        _write(kinds, out)
+        write_types(kinds, out)
     if plot is not None:
         write_plot(shares, plot)
     if as_json:
@@ -88,26 +86,6 @@ def _opened(path: Path, neighbours: Path | None) -> tuple[Index, Neighbours | No
         return Index.open(path), near
     with Run.open(path) as run:
         return run.index, run.neighbours if near is None else near
-
-
-def _write(kinds: dict[str, dict[str, Any]], path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
-    parts = []
-    for hookpoint, columns in kinds.items():
-        arrays = {name: _column(name, column) for name, column in columns.items()}
-        names = pa.array([hookpoint] * len(columns["latent"]), pa.string())
-        parts.append(pa.table({"hookpoint": names, **arrays}))
-    with new_file(path) as file:
-        pq.write_table(pa.concat_tables(parts), file, compression="zstd")
-
-
-def _column(name: str, column: Any) -> pa.Array:  # noqa: ANN401 - a column of `latent_types`
-    ids = pa.list_(pa.uint32())
-    lists = {"peak_ids": ids, "previous_ids": ids, "pair_ids": pa.list_(ids)}
-    if column.dtype == object:
-        return pa.array(column.tolist(), lists.get(name, pa.string()))
-    return pa.array(column)
 
 
 def _table(shares: pa.Table) -> Table:

@@ -43,9 +43,14 @@ class CorpusConfig(Record):
     """The text that is read."""
 
     source: tuple[str, ...] = ("stdlib",)
-    """`stdlib`, `packages`, `hf:NAME[:SPLIT]`, or paths of text, JSONL or Parquet files."""
-    column: str = "text"
-    """Field of JSONL or Parquet rows that holds the text."""
+    """`stdlib`, `packages`, `hf:NAME[:SPLIT]`, or paths of text, JSONL or Parquet files. Or one
+    source of tokens: a `.npy` or `.npz` file, or a Parquet file or dataset behind `tokens:`."""
+    column: str | None = None
+    """Field of rows that holds the text, `text` if None, or the tokens, `input_ids` if None."""
+    separator: int | None = Field(default=None, ge=0, lt=2**32)
+    """Of tokens: the one behind which a document ends."""
+    special: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = ()
+    """Of tokens: further ones that are read and never count."""
     tokens: int = Field(default=300_000, ge=0)
     """Take the leading documents that fit whole into so many tokens; 0 takes all."""
     context_length: int = Field(default=128, gt=0, multiple_of=32)
@@ -61,6 +66,15 @@ class SubjectConfig(Record):
     """Module path whose output is encoded; the coder's or the subject's default if None."""
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: the one that a probe finds faster."""
+    device_map: str | dict[str, int | str] | None = None
+    """How layers are spread over devices: `auto`, `balanced`, …, or a device for each module."""
+    max_memory: dict[str, int | str] = Field(default_factory=dict)
+    """What each device may hold: `{ 0 = "20GiB", cpu = "60GiB" }`."""
+
+    def spread(self) -> dict[str, Any]:
+        """The two as `load_subject` takes them, GPUs by number."""
+        limits = {int(k) if k.isdigit() else k: limit for k, limit in self.max_memory.items()}
+        return {"device_map": self.device_map, "max_memory": limits or None}
 
 
 class CoderConfig(Record):
@@ -74,6 +88,8 @@ class CoderConfig(Record):
     """Latents active on a token of a coder to be trained."""
     steps: int | None = Field(default=None, ge=0)
     """Training steps; None takes the trainer's default, 0 leaves the directions random."""
+    gate: bool = True
+    """Refuse a coder whose figures on real text show that a convention was read wrongly."""
 
 
 class IndexConfig(Record):
@@ -165,11 +181,28 @@ class JudgeConfig(ModelConfig):
         return 4 if self.is_local else 64
 
 
+LatentType = Literal[
+    "dead",
+    "positional",
+    "dense",
+    "duplicate",
+    "bigram",
+    "unigram",
+    "next-token",
+    "say",
+    "rare",
+    "other",
+]
+"""The type of a latent; see `glossator.latent_types.TYPES`."""
+
+
 class ExplainConfig(Record):
     """What is explained, and by whom."""
 
     latents: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] | None = None
     """Ids of the latents that are explained; None takes all live ones."""
+    skip_types: tuple[LatentType, ...] = ()
+    """Latents of these types are not asked of the language model."""
     explainers: tuple[str, ...] | None = None
     """Names of explainers; None takes `rules`, and the preset's where a judge is named."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -270,7 +303,12 @@ class RunConfig(Record):
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""
         sections = {"corpus", "subject", "coder", "index", "seed"}
-        return self.model_dump(mode="json", include=sections)
+        # Where the model runs and whether it is checked leave the index as it is.
+        elsewhere: dict[str, set[str]] = {
+            "coder": {"gate"},
+            "subject": {"device_map", "max_memory"},
+        }
+        return self.model_dump(mode="json", include=sections, exclude=elsewhere)
 
 
 def config_from(values: dict[str, Any], source: str) -> RunConfig:

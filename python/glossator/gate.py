@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     Rows = torch.Tensor | npt.NDArray[np.floating[Any]]
 
-__all__ = ["Figures", "GateReport", "Trial", "check_coder", "refuse_misread"]
+__all__ = ["FEWEST_ROWS", "Figures", "GateReport", "Trial", "check_coder", "refuse_misread"]
+
+FEWEST_ROWS = 64
+"""Hidden states below which nothing is measured."""
 
 # docs/gate.md has the figures between which each of these stands.
 _EXPLAINS = 0.75
@@ -49,7 +52,7 @@ _ABSURD_DENSITY = 0.25
 """Share of latents active on a token that no sparse coder has by a threshold."""
 _OUTLYING = 4.0
 """Times the median norm: rows beyond it are attention sinks, whose variance drowns the others'."""
-_ROWS, _TRIAL_ROWS, _FEWEST_ROWS = 2_048, 512, 64
+_ROWS, _TRIAL_ROWS = 2_048, 512
 _PRODUCTS, _TRIAL_PRODUCTS = 1 << 40, 1 << 38
 """Multiply-adds of one encoding of the rows, at most, down to the fewest rows."""
 _CHUNK_ELEMENTS = 1 << 23
@@ -379,7 +382,7 @@ def _spread(at: torch.Tensor, *limits: int) -> torch.Tensor:
     """As many of `at` as the least limit has, and never under the fewest, evenly spread."""
     import torch
 
-    most = max(min(limits), _FEWEST_ROWS)
+    most = max(min(limits), FEWEST_ROWS)
     return at if len(at) <= most else at[len(at) * torch.arange(most) // most]
 
 
@@ -402,9 +405,9 @@ def _rows(coder: SparseCoder, name: str, rows: Rows, width: int | None = None) -
             f"coder {coder.source}: `{name}` has shape {list(given.shape)}; "
             f"rows of {width or 'numbers'} are needed"
         )
-    if len(given) < _FEWEST_ROWS:
+    if len(given) < FEWEST_ROWS:
         raise InputError(
-            f"coder {coder.source}: `{name}` has {len(given)} rows; the check needs {_FEWEST_ROWS}"
+            f"coder {coder.source}: `{name}` has {len(given)} rows; the check needs {FEWEST_ROWS}"
         )
     if not bool(torch.isfinite(given).all()):
         raise InputError(f"coder {coder.source}: `{name}` holds NaN or infinity")

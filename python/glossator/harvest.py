@@ -31,13 +31,25 @@ from glossator.records import content_id
 
 if TYPE_CHECKING:
     # Functions below import what needs torch when they are called: `import glossator` must not.
+    import torch
 
     from glossator.coders import SparseCoder, TrainConfig
+    from glossator.shards import Shard
     from glossator.statistics import ActivationStatistics
     from glossator.subjects import Subject
 
-__all__ = ["collect_hidden", "harvest", "refuse_misfit", "subject_activations", "train_coder"]
+__all__ = [
+    "bos_for",
+    "collect_hidden",
+    "harvest",
+    "live_states",
+    "refuse_misfit",
+    "subject_activations",
+    "train_coder",
+]
 
+_FEW_ROWS = 8
+"""Contexts in a batch where some thousand tokens are wanted of them."""
 _KEPT_EVERY = 16
 """Batches between two points from which a killed pass goes on."""
 
@@ -130,9 +142,10 @@ def harvest(
     lossless: bool = False,
     dtype: str = "float32",
     statistics: ActivationStatistics | None = None,
+    shard: Shard | None = None,
     progress: Progress = SILENT,
 ) -> Index:
-    """Encode every token of a corpus into an index.
+    """Encode every token of a corpus, or of a shard of it, into an index.
 
     Args:
         subject: the model; it runs only where `hidden` is None.
@@ -146,6 +159,7 @@ def harvest(
         lossless: keep every activation as bfloat16; see `IndexWriter`.
         dtype: what the encoder's operands are rounded to; the index says so.
         statistics: counts the activations of the batches that this call encodes, where they are.
+        shard: the contexts to encode; all if None.
         progress: counts tokens.
 
     Raises:
@@ -156,10 +170,12 @@ def harvest(
 
     census = contexts.census()
     _refuse_mismatch(subject, coder, hidden, census.contexts)
+    first = 0 if shard is None else shard.first_context
     writer = IndexWriter(
         index_path,
         n_latents=coder.n_latents,
         context_length=census.context_length,
+        first_context=first,
         window=window,
         split_seed=split_seed,
         lossless=lossless,
@@ -174,15 +190,16 @@ def harvest(
             "corpus_hash": census.hash,
         },
     )
-    total = census.contexts * census.context_length
+    total = (census.contexts if shard is None else shard.n_contexts) * census.context_length
     with (
         writer,
         progress.stage("harvest", total, "tokens") as bar,
         Feeder(writer, coder, dtype=dtype, statistics=statistics) as feeder,
     ):
         at = writer.next_context
-        bar.advance(at * census.context_length)
-        for batch in contexts.batches(start=at):
+        bar.advance((at - first) * census.context_length)
+        rows = contexts.batches(start=at) if shard is None else shard.batches(contexts, at)
+        for batch in rows:
             if hidden is None:
                 states = subject.hidden(batch.tokens, batch.attended)
             else:
@@ -191,12 +208,51 @@ def harvest(
             at += len(batch)
             bar.advance(batch.tokens.size)
     index = Index.open(index_path)
-    if not index.nnz:
+    if not index.nnz and shard is None:
         raise InputError(
             f"no latent of coder {coder.source} is active on this corpus; "
             "was it trained on another module, or on another scale?"
         )
     return index
+
+
+def live_states(
+    subject: Subject, contexts: ContextSource, hookpoints: Sequence[str], n: int = 4_096
+) -> dict[str, torch.Tensor]:
+    """What stands at some places of the subject on the first tokens that count.
+
+    Args:
+        subject: the model; its own hookpoints need not be among those asked for.
+        contexts: the corpus, packed.
+        hookpoints: names of places, as `Subject.resolve` knows them.
+        n: tokens at most.
+
+    Returns:
+        [n, d] by hookpoint, its name as asked for, on the device on which it arose; shorter where
+        the corpus is.
+
+    Raises:
+        InputError: a hookpoint that the model has not, or that has no state for each token.
+    """
+    import torch
+
+    from glossator.subjects import Subject
+
+    reader = Subject(
+        subject.name, subject.model, subject.tokenizer, hookpoints, causal=subject.causal
+    )
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in hookpoints}
+    left = n
+    for batch in contexts.batches(size=_FEW_ROWS):
+        live = torch.from_numpy(np.flatnonzero(batch.mask)[:left])
+        states = reader.states(batch.tokens, batch.attended)
+        for name, parts in found.items():
+            state = states[reader.resolve(name)].flatten(0, 1)
+            parts.append(state[live.to(state.device)])
+        left -= len(live)
+        if not left:
+            break
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def subject_activations(
@@ -218,11 +274,12 @@ def subject_activations(
         InputError: the subject's width or hookpoint is not the coder's.
     """
     refuse_misfit(subject, coder)
+    bos = bos_for(subject, coder)
 
     def activations(
         texts: Sequence[str], latent: int
     ) -> list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]]:
-        rows = lone_contexts(texts, subject.tokenizer, context_length)
+        rows = lone_contexts(texts, subject.tokenizer, context_length, bos)
         found = []
         for first in range(0, len(rows), BATCH_ROWS):
             some = slice(first, first + BATCH_ROWS)
@@ -253,11 +310,25 @@ def refuse_misfit(subject: Subject, coder: SparseCoder) -> None:
             f"coder {coder.source} reads {coder.width}; they belong to different models or modules"
         )
     reads = coder.hookpoint
-    if reads and not f".{subject.hookpoint}".endswith(f".{reads}"):
+    if reads and not _is_read(subject, reads):
         raise InputError(
             f"coder {coder.source} reads at `{reads}`, the subject is read at "
             f"`{subject.hookpoint}`; give both the same hookpoint"
         )
+
+
+def bos_for(subject: Subject, coder: SparseCoder | None) -> int | None:
+    """The token that a context begins with where the coder was trained with one; see `pack`."""
+    wanted = coder is not None and bool(coder.declared.get("prepend_bos"))
+    return subject.bos if wanted else None
+
+
+def _is_read(subject: Subject, hookpoint: str) -> bool:
+    """Whether the subject is read where a coder says, by whichever name it says so."""
+    try:
+        return subject.resolve(hookpoint) == subject.hookpoint
+    except InputError:
+        return False
 
 
 def _refuse_mismatch(

@@ -45,6 +45,11 @@ def _results(run: Run, table: Table) -> None:
             f"{counts.get(name, 0):,} {name}" for name in ("live", "rare", "dense", "dead")
         ),
     )
+    types = run.stages().get("triage", {}).get("types", {})
+    if shares := [
+        f"{name} {count / latents.num_rows:.1%}" for name, count in types.items() if count
+    ]:
+        table.add_row("types", ", ".join(shares))
     rules = rule_summary(run)
     table.add_row("explained by rules", f"{rules.explained:,} of {counts.get('live', 0):,} live")
     f1, above = rules.f1, rules.above

@@ -31,7 +31,8 @@ from glossator.text import TokenText
 __all__ = ["STAGES", "Run"]
 
 STAGES = (
-    *("subject", "corpus", "forward", "coder", "harvest", "neighbours", "triage"),
+    *("subject", "corpus", "forward", "coder", "gate", "shard"),
+    *("harvest", "neighbours", "triage"),
     *("explain", "explain-judge", "score", "embeddings", "score-judge", "atlas"),
 )
 """The stages of a run, in their order."""
@@ -201,6 +202,8 @@ class Run:
     def _fingerprint(self, stage: str) -> str:
         """What a stage's result depends on."""
         parts: list[object] = [stage, self.config.data()]
+        if stage == "gate":
+            parts.append(self.config.coder.gate)
         if stage in ("explain", "score"):
             settings = self.config.explain.model_dump(mode="json", exclude={"judge"})
             parts += [settings, self.config.explain.judge.question(), self.config.judge.question()]
@@ -297,6 +300,11 @@ class Run:
                 f"{stages['harvest']['overlap_share']:.1%} of the score side's windows share 16 "
                 "tokens in a row with the explain side and are not used"
             )
+        gate = stages.get("gate", {})
+        if "reason" in gate:
+            notes.append(f"the coder was not checked on real text: {gate['reason']}")
+        elif gate.get("verdict") == "warns":
+            notes.append(gate["line"])
         notes += stages.get("neighbours", {}).get("notes", [])
         return notes
 

@@ -17,12 +17,13 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.latent_types import TYPES
 
-__all__ = ["type_plot", "type_shares", "write_plot"]
+__all__ = ["type_plot", "type_shares", "write_plot", "write_types"]
 
 _COLOURS = {
     "dead": "#c9c9c9",
@@ -65,6 +66,31 @@ def type_shares(kinds: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> pa.Table
             ):
                 rows[name].append(value)
     return pa.table(rows)
+
+
+def write_types(kinds: Mapping[str, Mapping[str, npt.NDArray[Any]]], path: Path) -> None:
+    """Write every figure of every latent to a Parquet file, by hookpoint; one there is replaced.
+
+    Raises:
+        InputError: `path` is a folder, or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    parts = []
+    for hookpoint, columns in kinds.items():
+        arrays = {name: _column(name, column) for name, column in columns.items()}
+        names = pa.array([hookpoint] * len(columns["latent"]), pa.string())
+        parts.append(pa.table({"hookpoint": names, **arrays}))
+    with new_file(path) as file:
+        pq.write_table(pa.concat_tables(parts), file, compression="zstd")
+
+
+def _column(name: str, column: Any) -> pa.Array:  # noqa: ANN401 - a column of `latent_types`
+    ids = pa.list_(pa.uint32())
+    lists = {"peak_ids": ids, "previous_ids": ids, "pair_ids": pa.list_(ids)}
+    if column.dtype == object:
+        return pa.array(column.tolist(), lists.get(name, pa.string()))
+    return pa.array(column)
 
 
 def type_plot(shares: pa.Table) -> str:

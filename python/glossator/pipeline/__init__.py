@@ -20,6 +20,7 @@ from pathlib import Path
 from glossator.config import RunConfig
 from glossator.pipeline.data import harvest_stage
 from glossator.pipeline.explaining import explain_stage
+from glossator.pipeline.joining import join_stage
 from glossator.pipeline.judging import Judging
 from glossator.pipeline.page import atlas_stage
 from glossator.pipeline.results import (
@@ -39,6 +40,7 @@ __all__ = [
     "atlas_stage",
     "explain_stage",
     "harvest_stage",
+    "join_stage",
     "judged_summary",
     "missing_share",
     "rule_summary",

@@ -33,8 +33,11 @@ def chosen_latents(run: Run) -> list[int]:
 
 
 def judged_latents(run: Run) -> list[int]:
-    """At most so many live latents as the judge is asked about, drawn by seed."""
-    live = set(_live(run))
+    """At most so many live latents as the judge is asked about, drawn by seed.
+
+    Those of a type that is to be skipped are not among them.
+    """
+    live = set(_live(run)) - _skipped(run)
     candidates = sorted(latent for latent in chosen_latents(run) if latent in live)
     order = np.random.default_rng(run.config.seed).permutation(len(candidates))
     return [candidates[place] for place in order[: run.config.judge.bound].tolist()]
@@ -48,6 +51,12 @@ def chosen_explanations(run: Run) -> list[Explanation]:
         for row in run.table("explanations").to_pylist()
         if row["latent"] in chosen
     ]
+
+
+def _skipped(run: Run) -> set[int]:
+    types = set(run.config.explain.skip_types)
+    rows = run.table("latents").select(["latent", "type"]).to_pylist()
+    return {row["latent"] for row in rows if row["type"] in types}
 
 
 def _live(run: Run) -> list[int]:

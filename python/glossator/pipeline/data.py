@@ -16,24 +16,42 @@ import numpy.typing as npt
 from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.index import Index
+from glossator.latent_types import latent_types
+from glossator.logit_weights import LogitWeights
 from glossator.neighbours import Neighbours, refuse_other_coder
+from glossator.pipeline.gate import gate_stage
 from glossator.progress import SILENT, Progress
+from glossator.records import TABLES
 from glossator.runs import Run
-from glossator.triage import triage
+from glossator.shards import Shard
+from glossator.type_shares import type_shares, write_types
 
 if TYPE_CHECKING:
     from glossator.coders import SparseCoder
-    from glossator.corpus import Corpus, StoredContexts
+    from glossator.corpus import Corpus, StoredContexts, TokenCorpus
     from glossator.subjects import Subject
 
 __all__ = ["harvest_stage", "subject_and_coder"]
 
+_TOKENS = "tokens:"
 _NEIGHBOURS = 32
 """Neighbours of each latent that are kept, where there are so many."""
+_LOGITS, _SHOWN_LOGITS = 21, 10
+"""The largest logit weights that tell what a latent says, and those that are kept."""
 
 
-def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
+def harvest_stage(
+    run: Run, *, shard: tuple[int, int] | None = None, progress: Progress = SILENT
+) -> Index | None:
     """Corpus to index: subject model, sparse coder, every activation, neighbours, triage.
+
+    Args:
+        run: open for writing.
+        shard: its number, from 0, and how many there are: that part of the index alone.
+        progress: shows the steps.
+
+    Returns:
+        The index; of a shard None, as it is for `glossator.shards.join_shards`.
 
     Raises:
         InputError: a corpus, subject, hookpoint or coder that is not there or does not fit.
@@ -51,6 +69,8 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
         ) from error
 
     config = run.config
+    if shard is not None and config.coder.path is None:
+        raise InputError("--shard: needs --coder, so that all shards have the same one")
     corpus = None if (run.path / "contexts").is_dir() else _opened(run)
     known = run.stages().get("subject", {})
     reason = known.get("dtype_reason")
@@ -60,9 +80,10 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             coder = load_coder(config.coder.path, config.subject.hookpoint)
         subject = load_subject(
             config.subject.name,
-            config.subject.hookpoint or (coder.hookpoint if coder else None),
+            (coder.hookpoint if coder else None) or config.subject.hookpoint,
             dtype=config.subject.dtype,
             progress=progress,
+            **config.subject.spread(),
         )
         settled = known.get("dtype") == config.subject.dtype and reason is not None
         if config.subject.dtype != subject.dtype:
@@ -79,10 +100,28 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
             "dtype_reason": reason if settled else subject.dtype_reason,
             "causal": subject.causal,
         }
-    contexts = _contexts(run, corpus, subject, progress)
+    contexts = _contexts(run, corpus, subject, coder, progress)
     hidden = None
     if coder is None:
         coder, hidden = _trained(run, subject, contexts, progress)
+    else:
+        gate_stage(run, subject, coder, contexts)
+    if shard is not None:
+        part = Shard.of(contexts.census(), number=shard[0], shards=shard[1])
+        part.write(run.path)
+        if part.n_contexts:
+            with run.stage("shard"):
+                harvest(
+                    subject,
+                    coder,
+                    contexts,
+                    run.path / "index",
+                    split_seed=config.seed,
+                    lossless=config.index.lossless,
+                    shard=part,
+                    progress=progress,
+                )
+        return None
     with run.stage("harvest") as facts:
         index = harvest(
             subject,
@@ -108,8 +147,8 @@ def harvest_stage(run: Run, *, progress: Progress = SILENT) -> Index:
     if not run.done("neighbours") and index.n_latents > 1:
         with run.stage("neighbours") as facts:
             facts |= _neighbours(run, index, coder, progress)
-    with run.stage("triage"):
-        _triage(run, index, subject, coder)
+    with run.stage("triage") as facts:
+        facts |= _triage(run, index, subject, coder)
     for left in run.path.glob("hidden.f32*"):
         left.unlink()
     return run.index
@@ -127,7 +166,11 @@ def subject_and_coder(run: Run, progress: Progress) -> tuple[Subject, SparseCode
 
     facts, config = run.stages()["subject"], run.config
     subject = load_subject(
-        config.subject.name, facts["hookpoint"], dtype=facts["dtype"], progress=progress
+        config.subject.name,
+        facts["hookpoint"],
+        dtype=facts["dtype"],
+        progress=progress,
+        **config.subject.spread(),
     )
     if config.coder.path is not None:
         coder = load_coder(config.coder.path, config.subject.hookpoint)
@@ -137,19 +180,38 @@ def subject_and_coder(run: Run, progress: Progress) -> tuple[Subject, SparseCode
     return subject, coder
 
 
-def _opened(run: Run) -> Corpus:
+def _opened(run: Run) -> Corpus | TokenCorpus:
     """The corpus, before the subject is loaded: a file that is not there is named at once."""
-    from glossator.corpus import open_corpus
+    from glossator.corpus import open_corpus, open_tokens
 
-    source = run.config.corpus.source
-    column = run.config.corpus.column
+    config = run.config.corpus
+    source = config.source
+    if any(map(_holds_tokens, source)):
+        if len(source) > 1:
+            raise InputError(f"--corpus `{source[0]}`, …: of tokens there can be one source alone")
+        return open_tokens(
+            source[0].removeprefix(_TOKENS),
+            column=config.column or "input_ids",
+            separator=config.separator,
+            special=config.special,
+        )
+    column = config.column or "text"
     return open_corpus(source[0] if len(source) == 1 else source, column=column)
 
 
+def _holds_tokens(source: str) -> bool:
+    return source.startswith(_TOKENS) or source.endswith((".npy", ".npz"))
+
+
 def _contexts(
-    run: Run, corpus: Corpus | None, subject: Subject, progress: Progress
+    run: Run,
+    corpus: Corpus | TokenCorpus | None,
+    subject: Subject,
+    coder: SparseCoder | None,
+    progress: Progress,
 ) -> StoredContexts:
     from glossator.corpus import open_contexts, pack
+    from glossator.harvest import bos_for
 
     folder, config = run.path / "contexts", run.config.corpus
     with run.stage("corpus") as facts:
@@ -162,6 +224,7 @@ def _contexts(
                 context_length=config.context_length,
                 tokens=config.tokens or None,
                 split_seed=run.config.seed,
+                bos=bos_for(subject, coder),
             ).store(folder, progress)
         census = contexts.census()
         facts |= {
@@ -213,23 +276,34 @@ def _neighbours(run: Run, index: Index, coder: SparseCoder, progress: Progress) 
     }
 
 
-def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> None:
-    kinds = triage(index)
-    L = index.n_latents
-    columns: dict[str, Any] = {name: values.tolist() for name, values in kinds.items()}
-    columns["hookpoint"] = [index.attributes["hookpoint"]] * L
-    columns["type"] = [None] * L
+def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> dict[str, Any]:
+    """The table of latents, and all figures of their types in a file; how many are of each type."""
+    logits, weights = subject.logits(coder.decoder, _LOGITS), None
+    unembedding = subject.unembedding()
+    if logits is not None and unembedding is not None:
+        weights = LogitWeights.of(coder.decoder, unembedding, top=logits.top_values)
+    kinds = latent_types(index, neighbours=run.neighbours, logits=weights)
+    L, hookpoint = index.n_latents, str(index.attributes["hookpoint"])
+    write_types({hookpoint: kinds}, run.path / "types.parquet")
+    names = TABLES["latents"].names
+    columns: dict[str, Any] = {
+        name: values.tolist() for name, values in kinds.items() if name in names
+    }
+    columns["hookpoint"] = [hookpoint] * L
     columns["reason"] = [reason or None for reason in columns["reason"]]
-    logits = subject.logits(coder.decoder)
     for name in ("top", "bottom"):
         column: list[str | None] = [None] * L
         if logits is not None:
-            tokens, values = (getattr(logits, f"{name}_{part}") for part in ("tokens", "values"))
+            tokens, values = (
+                getattr(logits, f"{name}_{part}")[:, :_SHOWN_LOGITS]
+                for part in ("tokens", "values")
+            )
             column = [
                 json.dumps([[int(t), round(float(v), 4)] for t, v in zip(*row, strict=True)])
                 for row in zip(tokens, values, strict=True)
             ]
         columns[f"{name}_logits"] = column
-    names = list(columns)
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     run.store.add("latents", rows, replace=True)
+    shares = type_shares({hookpoint: kinds}).to_pylist()
+    return {"types": {row["type"]: row["latents"] for row in shares}}
