@@ -67,6 +67,10 @@ class Rows:
     bad: torch.Tensor
     """int32[N]: 1 where the row holds NaN, infinity or 2^56 and more; its operands are zeros."""
 
+    def take(self, rows: torch.Tensor) -> Rows:
+        """Those of `rows`, int64[R]."""
+        return Rows(self.product[rows], self.exact[rows], self.margin[rows], self.bad[rows])
+
 
 @dataclass(frozen=True)
 class Operands:

@@ -188,7 +188,7 @@ SMALL = TileShape()
 At the tensor cores' peak it asks L2 for 64 bytes a cycle and multiprocessor, all that there are."""
 BEFORE_TMA = TileShape(width=32, stages=4, resident=1, flatten=True, descriptors=False)
 """For compute capability 8.x: asynchronous copies, 64 KiB of shared memory."""
-TINY = TileShape(rows=16, width=32, group=2, descriptors=False)
+TINY = TileShape(rows=4, width=32, group=2, descriptors=False)
 """For the interpreter: small, so that tests cover several tiles."""
 
 

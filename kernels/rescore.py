@@ -83,13 +83,14 @@ def rescore(x_row_ptr, w_ptr, latents, mask, D: tl.constexpr):
 
 @triton.jit
 def _dots(x_ptr, w_ptrs, mask, D: tl.constexpr, C: tl.constexpr):
-    # Eight steps' loads are in flight together.
+    # Several steps' loads are in flight together: as many as registers hold.
+    AHEAD: tl.constexpr = 4 if w_ptrs.dtype.element_ty == tl.float32 else 8
     STEPS: tl.constexpr = D // 32
-    WHOLE: tl.constexpr = STEPS // 8 * 8
+    WHOLE: tl.constexpr = STEPS // AHEAD * AHEAD
     total = tl.zeros((C, 32), tl.float32)
     seen = mask[:, None]
-    for begin in tl.range(0, WHOLE, 8):
-        for t in tl.static_range(8):
+    for begin in tl.range(0, WHOLE, AHEAD):
+        for t in tl.static_range(AHEAD):
             total = _step(total, x_ptr, w_ptrs, begin + t, seen)
     for t in tl.static_range(WHOLE, STEPS):
         total = _step(total, x_ptr, w_ptrs, t, seen)

@@ -23,11 +23,11 @@ import triton
 import triton.language as tl
 
 from glossator._kernels.operands import Operands, Rows
-from glossator._kernels.product import n_tiles, product, tile_at, tile_shape
+from glossator._kernels.product import INTERPRETED, n_tiles, product, tile_at, tile_shape
 from glossator._kernels.rescore import fused, rescore
 from glossator.errors import InputError
 
-__all__ = ["ThresholdRows", "threshold_encode"]
+__all__ = ["ThresholdRows", "threshold_encode", "threshold_rows"]
 
 _WORDS_AT_ONCE = 256 << 20
 """Bytes of bits that are held at a time."""
@@ -96,13 +96,23 @@ def bits_kernel(
     BK: tl.constexpr,
     GROUP: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
+    FLATTEN: tl.constexpr,
 ):
     """A bit of each pre-activation: whether `(product + add) + offset` is not negative."""
     N = tl.load(n_ptr)
-    t = tl.program_id(0)
-    while t < n_tiles(N, P, BM, BN):
-        _bits_tile(t, x, w, add_ptr, offset_ptr, words_ptr, N, P, D, BM, BN, BK, GROUP, DESCRIPTORS)
-        t += tl.num_programs(0)
+    if INTERPRETED:
+        t = tl.program_id(0)
+        while t < n_tiles(N, P, BM, BN):
+            _bits_tile(
+                t, x, w, add_ptr, offset_ptr, words_ptr, N, P, D, BM, BN, BK, GROUP, DESCRIPTORS
+            )
+            t += tl.num_programs(0)
+    else:
+        n, step = n_tiles(N, P, BM, BN), tl.num_programs(0)
+        for t in tl.range(tl.program_id(0), n, step, flatten=FLATTEN):
+            _bits_tile(
+                t, x, w, add_ptr, offset_ptr, words_ptr, N, P, D, BM, BN, BK, GROUP, DESCRIPTORS
+            )
 
 
 @triton.jit
@@ -319,33 +329,51 @@ def threshold_encode(
     prepared = operands.rows(x)
     if rows is not None:
         chosen = rows.long().clamp(0, max(n - 1, 0))
-        prepared = Rows(
-            prepared.product[chosen],
-            prepared.exact[chosen],
-            prepared.margin[chosen],
-            prepared.bad[chosen],
-        )
-        n = len(rows)
+        prepared = prepared.take(chosen)
         if token_thresholds is not None:
-            given = given[chosen]
+            token_thresholds = token_thresholds[chosen]
+    return threshold_rows(
+        prepared,
+        operands,
+        thresholds,
+        token_thresholds=token_thresholds,
+        magnitude=magnitude,
+        capacity=capacity,
+        n_rows=n_rows,
+    )
+
+
+def threshold_rows(
+    rows: Rows,
+    operands: Operands,
+    thresholds: torch.Tensor | None = None,
+    *,
+    token_thresholds: torch.Tensor | None = None,
+    magnitude: tuple[torch.Tensor, torch.Tensor] | None = None,
+    capacity: int | None = None,
+    n_rows: torch.Tensor | None = None,
+) -> ThresholdRows:
+    """As `threshold_encode`, of rows that are prepared; one of the two kinds of thresholds."""
+    n, device = len(rows.product), rows.product.device
     if n_rows is None:
         n_rows = torch.full((1,), n, dtype=torch.int32, device=device)
-    limits = given.float().clamp(min=0)
-    add, offset = operands.bias, prepared.margin
+    add, offset = operands.bias, rows.margin
     if thresholds is not None:
-        limits = _placed(limits, operands)
+        limits = _placed(thresholds.float().clamp(min=0), operands)
         add = _up(add - limits)
     else:
+        assert token_thresholds is not None
+        limits = token_thresholds.float().clamp(min=0)
         offset = _up(offset - limits)
-    offset = offset.masked_fill(prepared.bad != 0, -math.inf).contiguous()
-    words = _bits(prepared, operands, add, offset, n_rows)
+    offset = offset.masked_fill(rows.bad != 0, -math.inf).contiguous()
+    words = _bits(rows, operands, add, offset, n_rows)
     width = words.shape[1]
     counts = torch.zeros(n, dtype=torch.int64, device=device)
     if n:
         count_kernel[(n,)](words, counts, n_rows, W=width, BLOCK=_block(width))
     placed = tuple(_placed(part.float(), operands) for part in magnitude) if magnitude else None
     pending = _Pending(
-        prepared,
+        rows,
         operands,
         words,
         _starts(counts),

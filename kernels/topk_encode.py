@@ -8,7 +8,8 @@
 2. `merge_kernel`: a token's k-th largest kept value, less two margins, bounds the k-th largest
    rescored value from below. What is kept above the bound is rescored and ranked. Should the M-th
    of a group lie above the bound, a fifth might have been lost, and the token fails the check.
-3. Tokens that failed are listed on the device and done again by `settle`, from all pre-activations.
+3. Tokens that failed are listed on the device; `settle` gives them all that lies above their bound,
+   by `threshold_encode`, and ranks that.
 
 With latents in random order and n of them above the bound, a token fails with a probability of less
 than C(n, M) / (L / G)^(M - 1), 0.2 % for 32 of 32,768.
@@ -33,7 +34,8 @@ from glossator._kernels.product import (
     tile_at,
     tile_shape,
 )
-from glossator._kernels.rescore import rescore, rescore_pairs
+from glossator._kernels.rescore import rescore
+from glossator._kernels.threshold_encode import threshold_rows
 from glossator.errors import InputError
 
 __all__ = ["Grouping", "TopK", "grouping", "topk_encode"]
@@ -223,6 +225,7 @@ def merge_kernel(
     bad_ptr,
     out_latents_ptr,
     out_activations_ptr,
+    bounds_ptr,
     failed_ptr,
     n_failed_ptr,
     first,
@@ -303,6 +306,7 @@ def merge_kernel(
         tl.store(out_latents_ptr + out, tl.full((BLOCK_K,), -1, tl.int32), mask=slot < K)
         tl.store(out_activations_ptr + out, tl.zeros((BLOCK_K,), tl.float32), mask=slot < K)
         if bad == 0:
+            tl.store(bounds_ptr + token, bound)
             tl.store(failed_ptr + tl.atomic_add(n_failed_ptr, 1), token.to(tl.int32))
 
 
@@ -361,6 +365,8 @@ class TopK:
     """int32[N]: 1 for tokens with NaN, infinity or what overflows; they have no latents."""
     failed: torch.Tensor
     """int32[N]: first the tokens that failed the check, in any order."""
+    bounds: torch.Tensor
+    """float32[N]: for those tokens, what their k largest are above, where they are positive."""
     fallback: torch.Tensor
     """int32[1]: how many those are."""
     rows: Rows
@@ -377,8 +383,7 @@ class TopK:
             InputError: a token is not finite; the line names the first.
         """
         if not self.settled:
-            n = int(self.fallback)
-            if n:
+            if n := int(self.fallback):
                 _settle_rows(self, self.failed[:n].sort().values.long())
             self.settled = True
         return self
@@ -390,54 +395,31 @@ class TopK:
         return self
 
 
-_SETTLED_AT_ONCE = 1 << 24
-"""Pre-activations of a step of `settle`: 128 MiB."""
-
-
-def _proposed(x: torch.Tensor, operands: Operands) -> tuple[torch.Tensor, float]:
-    """All pre-activations with bias, float64[n, L], and their error beside the margin's, relative.
-
-    A GPU gives bf16, from float32 sums: to make float64 of a large weight would take longer than
-    the product itself.
-    """
-    weight, bias = operands.product[: operands.n_latents], operands.bias[: operands.n_latents]
-    if x.device.type != "cuda":
-        return x.double() @ weight.double().T + bias.double(), 0.0
-    settings = torch.backends.cuda.matmul
-    kept = settings.allow_bf16_reduced_precision_reduction
-    settings.allow_bf16_reduced_precision_reduction = False
-    try:
-        return (x @ weight.T).double() + bias.double(), 2.0**-8
-    finally:
-        settings.allow_bf16_reduced_precision_reduction = kept
+_SETTLED_AT_ONCE = 1 << 25
+"""Pre-activations of a step of `settle`: some 700 MB of lists, should all of them be positive."""
 
 
 def _settle_rows(found: TopK, tokens: torch.Tensor) -> None:
-    """From all pre-activations: what may be among the k largest, rescored."""
+    """All that lies above the token's bound, which holds the k largest, and the first k of it."""
     operands, rows = found.operands, found.rows
     k = found.latents.shape[1]
-    for part in tokens.split(max(_SETTLED_AT_ONCE // operands.n_latents, 1)):
-        proposed, rounding = _proposed(rows.product[part], operands)
-        margin = rows.margin[part].double()[:, None]
-        # The bias is added after rounding, and so is rounded with nothing.
-        margin = margin + (proposed.abs() + operands.largest_bias) * rounding
-        lower = proposed - margin
-        least = lower.topk(k, dim=1).values[:, -1:]
-        proposed += margin
-        token, place = ((proposed >= least) & (proposed > 0)).nonzero(as_tuple=True)
-        scores = rescore_pairs(rows.exact, operands.exact, part[token], place)
-        scores += operands.bias[place]
-        latents = operands.latents[place]
+    for part in tokens.split(max(_SETTLED_AT_ONCE // len(operands.bias), 1)):
+        below = torch.nextafter(found.bounds[part], found.bounds.new_tensor(-math.inf))
+        above = threshold_rows(rows.take(part), operands, token_thresholds=below)
+        latents, scores = above.latents, above.activations
+        counts = above.starts.diff()
+        token = torch.repeat_interleave(
+            torch.arange(len(part), device=part.device), counts, output_size=len(latents)
+        )
         # By latent, then stably by value, then stably by token: ties go to the smaller latent.
         order = latents.sort(stable=True).indices
         order = order[scores[order].sort(stable=True, descending=True).indices]
         order = order[token[order].sort(stable=True).indices]
-        token, scores, latents = token[order], scores[order], latents[order]
-        starts = torch.searchsorted(token, torch.arange(len(part), device=token.device))
-        rank = torch.arange(len(token), device=token.device) - starts[token]
-        chosen = (rank < k) & (scores > 0)
-        found.latents[part[token[chosen]], rank[chosen]] = latents[chosen]
-        found.activations[part[token[chosen]], rank[chosen]] = scores[chosen]
+        rank = torch.arange(len(token), device=part.device) - above.starts[token]
+        chosen = rank < k
+        place, rank, order = part[token[chosen]], rank[chosen], order[chosen]
+        found.latents[place, rank] = latents[order]
+        found.activations[place, rank] = scores[order]
 
 
 def topk_encode(
@@ -483,6 +465,7 @@ def topk_encode(
     latents = torch.empty((n, k), dtype=torch.int32, device=device)
     activations = torch.empty((n, k), dtype=torch.float32, device=device)
     failed = torch.empty(n, dtype=torch.int32, device=device)
+    bounds = torch.empty(n, dtype=torch.float32, device=device)
     fallback = torch.zeros(1, dtype=torch.int32, device=device)
     step = _tokens_at_once(n, stride, shape.rows, device, memory)
     kept = _room(step, stride, device)
@@ -513,6 +496,7 @@ def topk_encode(
             rows.bad,
             latents,
             activations,
+            bounds,
             failed,
             fallback,
             first,
@@ -534,6 +518,7 @@ def topk_encode(
         activations=activations,
         bad=rows.bad,
         failed=failed,
+        bounds=bounds,
         fallback=fallback,
         rows=rows,
         operands=operands,

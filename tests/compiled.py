@@ -9,6 +9,7 @@ pre-activation of a tile after the last of its tensor-core instructions.
 """
 
 import csv
+import multiprocessing
 import os
 import re
 import subprocess
@@ -118,6 +119,11 @@ def specimens():
     return SPECIMENS
 
 
+def _row(wanted):
+    place, arch = wanted
+    return compiled(specimens()[place], arch)
+
+
 def main():
     """Compile everything, write a table."""
     write = "--write" in sys.argv
@@ -125,12 +131,17 @@ def main():
     rows = []
     out = csv.DictWriter(sys.stdout, COLUMNS)
     out.writeheader()
-    for specimen in specimens():
-        if asked and not any(name in specimen.name for name in asked):
-            continue
-        for arch in specimen.architectures:
-            rows.append(compiled(specimen, arch))
-            out.writerow(rows[-1])
+    wanted = [
+        (place, arch)
+        for place, specimen in enumerate(specimens())
+        if not asked or any(name in specimen.name for name in asked)
+        for arch in specimen.architectures
+    ]
+    # Forked, so that nothing is imported again.
+    with multiprocessing.get_context("fork").Pool() as pool:
+        for row in pool.imap(_row, wanted):
+            rows.append(row)
+            out.writerow(row)
             sys.stdout.flush()
     if write:
         with TABLE.open("w", newline="") as file:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from glossator import _core
 from glossator._kernels import activation_statistics as kernel
 from glossator._kernels import reference_statistics as twin
 from glossator.errors import InputError
@@ -30,12 +31,21 @@ def _batch(n, n_latents, seed=0, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("n", [1, 1_500])
-def test_kernel_and_twin_fill_the_same_tables(n, dtype):
+def test_kernel_and_twin_and_the_core_fill_the_same_tables(n, dtype):
     latents, values = _batch(n, 7, dtype=dtype)
+    # Halves of a unit go up, and what is too large for the sum counts as 2^42.
+    values[: n // 3] = torch.tensor([2.5 * 2.0**-20, 3.5 * 2.0**-20, 2.0**15]).repeat(n)[: n // 3]
+    if dtype == torch.float32:
+        values[:1] = 2.0**43
     by_kernel, by_twin = _tables(7), _tables(7)
     kernel.activation_statistics(latents, values, *by_kernel)
     twin.activation_statistics(latents, values, *by_twin)
     assert all(torch.equal(a, b) for a, b in zip(by_kernel, by_twin, strict=True))
+    of_core = _tables(7)
+    ids = latents.numpy().view(np.uint32)
+    unsigned = of_core[0].numpy().view(np.uint32)
+    _core.add_statistics(ids, values.float().numpy(), unsigned, *(t.numpy() for t in of_core[1:]))
+    assert all(torch.equal(a, b) for a, b in zip(of_core, by_twin, strict=True))
 
 
 @pytest.mark.parametrize("fill", [kernel, twin])

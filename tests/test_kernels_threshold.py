@@ -50,9 +50,6 @@ def test_the_bits_of_the_twin_and_the_set_of_float64(n, width, n_latents, dtype)
     got[rows, found.latents.long()] = True
     assert not (got & (exact < limits - allowed)).any()
     assert not (~got & (exact > limits + allowed)).any()
-    again = threshold_encode(x, operands, thresholds)
-    assert torch.equal(again.latents, found.latents)
-    assert torch.equal(again.activations, found.activations)
 
 
 def test_equal_values_at_the_threshold_are_decided_alike():
@@ -71,14 +68,14 @@ def test_equal_values_at_the_threshold_are_decided_alike():
 
 @pytest.mark.parametrize("capacity", [None, 37, 1_000])
 def test_every_latent_or_none_is_active_whatever_the_room(capacity):
-    x, weight, bias = _problem(2, 16, 140)
+    x, weight, bias = _problem(2, 16, 72)
     operands = Operands.of(weight, bias + 1e3)
-    full = threshold_encode(x, operands, torch.zeros(140), capacity=capacity).settle()
-    twin = reference_threshold.threshold_encode(x, weight, bias + 1e3, torch.zeros(140))
+    full = threshold_encode(x, operands, torch.zeros(72), capacity=capacity).settle()
+    twin = reference_threshold.threshold_encode(x, weight, bias + 1e3, torch.zeros(72))
     assert _same(full, twin)
-    assert full.starts.tolist() == [0, 140, 280]
+    assert full.starts.tolist() == [0, 72, 144]
     operands = Operands.of(weight, bias - 1e3)
-    none = threshold_encode(x, operands, torch.zeros(140), capacity=capacity).settle()
+    none = threshold_encode(x, operands, torch.zeros(72), capacity=capacity).settle()
     assert none.starts.tolist() == [0] * 3
     assert len(none.latents) == 0
 
@@ -131,13 +128,12 @@ def test_listed_rows_with_thresholds_of_their_own():
     assert _same(found, twin)
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_any_chunking_gives_the_same(monkeypatch, at_once):
-    x, weight, bias = _problem(7, 24, 131)
+def test_any_chunking_gives_the_same(monkeypatch):
+    x, weight, bias = _problem(3, 24, 131)
     operands, thresholds = Operands.of(weight, bias), torch.full((131,), 2.0)
     whole = threshold_encode(x, operands, thresholds)
     module = "glossator._kernels.threshold_encode._WORDS_AT_ONCE"
-    monkeypatch.setattr(module, at_once * len(operands.bias) // 8)
+    monkeypatch.setattr(module, 2 * len(operands.bias) // 8)
     parts = threshold_encode(x, operands, thresholds)
     for name in ("starts", "latents", "activations", "bad"):
         assert torch.equal(getattr(whole, name), getattr(parts, name))

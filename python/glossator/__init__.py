@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from glossator.score.compare import compare
     from glossator.score.corpus import score_rules
     from glossator.scramble import scramble_test
+    from glossator.statistics import ActivationStatistics
     from glossator.subjects import Subject, load_subject
     from glossator.text import TokenText
     from glossator.type_shares import type_shares
@@ -73,6 +74,7 @@ _ROOMS = {
     "sampling": ("Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"),
     "score.compare": ("compare",),
     "scramble": ("scramble_test",),
+    "statistics": ("ActivationStatistics",),
     "type_shares": ("type_shares",),
     "score.corpus": ("score_rules",),
     "subjects": ("Subject", "load_subject"),
@@ -81,6 +83,7 @@ _ROOMS = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
+    "ActivationStatistics",
     "CorruptIndexError",
     "Encoder",
     "Examples",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from glossator import _core
 from glossator.errors import InputError
 from glossator.folders import new_file
 
@@ -77,7 +78,7 @@ class ActivationStatistics:
 
         Raises:
             InputError: shapes disagree, or (on a CPU, where looking is cheap) an id lies outside
-                the dictionary. On a GPU such an entry is not counted.
+                the dictionary or an activation is infinite. On a GPU such an id is not counted.
         """
         import torch
 
@@ -95,18 +96,26 @@ class ActivationStatistics:
             )
         ids = ids.to(torch.int32).reshape(-1).contiguous()
         values = values.reshape(-1).contiguous()
-        if ids.device.type == "cpu" and len(wrong := ids[(ids < -1) | (ids >= self.n_latents)]):
+        on_cpu = ids.device.type == "cpu"
+        if on_cpu and len(wrong := ids[(ids < -1) | (ids >= self.n_latents)]):
             raise InputError(f"`latents` holds {int(wrong[0])}; there are {self.n_latents} latents")
         tables = self._of(ids.device)
         if tables.entries + len(ids) >= 2**32:
             self._gather()
             tables = self._of(ids.device)
-        tables.entries += len(ids)
-        if ids.is_cuda:
-            from glossator._kernels.activation_statistics import activation_statistics
+        if on_cpu:
+            _core.add_statistics(
+                ids.numpy().view(np.uint32),
+                values.float().numpy(),
+                tables.histogram.numpy().view(np.uint32),
+                tables.maximum.numpy(),
+                tables.total.numpy(),
+            )
         else:
-            from glossator._kernels.reference_statistics import activation_statistics
-        activation_statistics(ids, values, tables.histogram, tables.maximum, tables.total)
+            from glossator._kernels.activation_statistics import activation_statistics
+
+            activation_statistics(ids, values, tables.histogram, tables.maximum, tables.total)
+        tables.entries += len(ids)
 
     def merge(self, other: ActivationStatistics) -> None:
         """Add what another has counted.

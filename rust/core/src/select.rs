@@ -244,8 +244,8 @@ impl<'a> Selector<'a> {
                 Rule::TopK(_) => pre,
                 Rule::Threshold(values) if pre > values[at] => pre,
                 Rule::Gated { scale, magnitude } if pre > 0.0 => {
-                    // Rounded after each step: what every other way of computing it does.
-                    (pre - self.bias[at]) * scale[at] + magnitude[at]
+                    // Of the dot itself, which the bias would round first; rounded once.
+                    dot.mul_add(scale[at], magnitude[at])
                 }
                 _ => 0.0,
             };

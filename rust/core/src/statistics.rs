@@ -8,8 +8,9 @@ pub const BINS: usize = 256;
 /// Bits dropped of a float32, so that 16 steps an octave stay, and the first bin's number.
 const DROPPED: u32 = 19;
 const FIRST: i64 = 119 << 4;
-/// The unit of sums.
+/// The unit of sums, and the activation from which on one counts as this one.
 const UNIT: f64 = (1u32 << 20) as f64;
+const LARGEST: f64 = (1u64 << 42) as f64;
 
 /// Sums over activations, latent by latent.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct Statistics<'a> {
     pub histogram: &'a mut [u32],
     /// By latent.
     pub maximum: &'a mut [f32],
-    /// By latent, in units of 2⁻²⁰, so that the order of addition does not matter.
+    /// By latent, in units of 2⁻²⁰, halves up, so that the order of addition does not matter.
     pub total: &'a mut [i64],
 }
 
@@ -56,8 +57,8 @@ impl Statistics<'_> {
                 let count = &mut self.histogram[at * BINS + bin];
                 *count = count.saturating_add(1);
                 self.maximum[at] = self.maximum[at].max(value);
-                let units = (f64::from(value) * UNIT).round_ties_even() as i64;
-                self.total[at] = self.total[at].saturating_add(units);
+                let units = (f64::from(value).min(LARGEST) * UNIT + 0.5).floor() as i64;
+                self.total[at] = self.total[at].wrapping_add(units);
             }
         }
         Ok(())
@@ -93,6 +94,6 @@ mod tests {
         assert_eq!((third[0], third[112], third[255]), (1, 1, 1));
         assert_eq!(maximum, [1.03125, 0.0, 1e30]);
         assert_eq!(total[0], (1 << 20) + 1_081_344);
-        assert_eq!((total[1], total[2]), (0, i64::MAX));
+        assert_eq!((total[1], total[2]), (0, (1 << 62) + (1 << 19)));
     }
 }

@@ -25,12 +25,13 @@ fn twin(x: &[f32], w: &[f32], bias: &[f32], width: usize, rule: Rule<'_>) -> Vec
                 .zip(bias)
                 .enumerate()
                 .filter_map(|(at, (w, &bias))| {
-                    let pre = dot(x, w) + bias;
+                    let dot = dot(x, w);
+                    let pre = dot + bias;
                     let value = match rule {
                         Rule::TopK(_) => pre,
                         Rule::Threshold(values) => (pre > values[at]).then_some(pre)?,
                         Rule::Gated { scale, magnitude } => {
-                            (pre > 0.0).then_some((pre - bias) * scale[at] + magnitude[at])?
+                            (pre > 0.0).then_some(dot.mul_add(scale[at], magnitude[at]))?
                         }
                     };
                     (value > 0.0).then_some((at as u32, value))
