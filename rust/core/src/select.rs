@@ -201,7 +201,7 @@ impl<'a> Selector<'a> {
             let largest = scratch.scan.look(proposed, &self.offset, groups, self.wide);
             around = margin.around(largest);
             let least = match self.rule {
-                Rule::TopK(k) => margin::least(scratch.scan.kth(k), around),
+                Rule::TopK(k) => margin::least(scratch.scan.kth(k, self.wide), around),
                 _ => -around,
             };
             let candidates = &mut scratch.candidates;

@@ -76,7 +76,10 @@ pub fn norms(exact: &Exact<'_>, width: usize, rounded: bool) -> Norms {
 fn sums(values: &[f32], rounded: bool) -> (f64, f64) {
     // Eight lanes, so that the additions do not wait for each other.
     let (mut whole, mut left) = ([0.0f64; 8], [0.0f64; 8]);
-    for part in values.chunks(8) {
+    let (parts, rest) = values.as_chunks::<8>();
+    let mut last = [0.0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    for part in parts.iter().chain([&last]) {
         for (lane, &value) in part.iter().enumerate() {
             let off = if rounded {
                 f64::from(value) - f64::from(widen(round(value)))

@@ -117,11 +117,19 @@ impl Scan {
     #[target_feature(enable = "avx512f,avx512bw")]
     fn look_wide(&mut self, proposed: Proposed<'_>, offset: &[f32]) -> f32 {
         let stretch = self.steps * LANES;
-        let mut largest = _mm512_setzero_ps();
-        for (at, offset) in offset.chunks(stretch).enumerate() {
+        // Whole stretches without masks; what is left, one at most, with them.
+        let mut largest = match proposed {
+            Proposed::Bf16(row) => self.look_whole(row, offset, |part| {
+                let bits: __m256i = bytemuck::cast(*part);
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+            }),
+            Proposed::Float32(row) => self.look_whole(row, offset, |part| bytemuck::cast(*part)),
+        };
+        let whole = offset.len() / stretch * stretch;
+        if whole < offset.len() {
             let mut group = _mm512_set1_ps(f32::NEG_INFINITY);
-            for (step, offset) in offset.chunks(LANES).enumerate() {
-                let (given, there) = sixteen(proposed, at * stretch + step * LANES);
+            for (step, offset) in offset[whole..].chunks(LANES).enumerate() {
+                let (given, there) = sixteen(proposed, whole + step * LANES);
                 let sum = _mm512_mask_add_ps(group, there, given, floats(offset));
                 largest = _mm512_max_ps(largest, _mm512_abs_ps(given));
                 group = _mm512_max_ps(group, sum);
@@ -131,20 +139,54 @@ impl Scan {
         _mm512_reduce_max_ps(largest)
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn look_whole<T>(
+        &mut self,
+        row: &[T],
+        offset: &[f32],
+        value: impl Fn(&[T; LANES]) -> __m512,
+    ) -> __m512 {
+        let stretch = self.steps * LANES;
+        let mut largest = _mm512_setzero_ps();
+        for (row, offset) in row.chunks_exact(stretch).zip(offset.chunks_exact(stretch)) {
+            let mut group = _mm512_set1_ps(f32::NEG_INFINITY);
+            for (row, offset) in row
+                .as_chunks::<LANES>()
+                .0
+                .iter()
+                .zip(offset.as_chunks::<LANES>().0)
+            {
+                let given = value(row);
+                largest = _mm512_max_ps(largest, _mm512_abs_ps(given));
+                group = _mm512_max_ps(group, _mm512_add_ps(given, bytemuck::cast(*offset)));
+            }
+            self.groups.push(bytemuck::cast(group));
+        }
+        largest
+    }
+
     /// A lower bound of the `k`-th largest proposal, or 0 if that is not positive.
-    pub(super) fn kth(&self, k: usize) -> f32 {
+    pub(super) fn kth(&self, k: usize, wide: bool) -> f32 {
         let groups: &[f32] = self.groups.as_flattened();
-        let count = |bits: u32| {
-            let bound = f32::from_bits(bits);
+        let count = |bound: f32| {
+            #[cfg(target_arch = "x86_64")]
+            if wide {
+                // SAFETY: `wide` is set where the processor has the instructions.
+                return unsafe { count_wide(&self.groups, bound) };
+            }
+            let _ = wide;
             let reach = |&value: &f32| u32::from(value >= bound);
             groups.iter().map(reach).sum::<u32>() as usize
         };
         let most = groups.iter().fold(0.0f32, |most, &value| most.max(value));
-        // Positive floats are in the order of their bits; 13 of these are enough.
+        // Positive floats are in the order of their bits; 11 of these are enough. It is seldom below
+        // a quarter of the largest, so that is asked first.
         let (mut low, mut high) = (0, most.to_bits() + 1);
-        while high - low > 1 << 12 {
-            let middle = low + (high - low) / 2;
-            let count = count(middle);
+        let mut middle = (0.25 * most).to_bits();
+        while high - low > 1 << 13 {
+            let count = count(f32::from_bits(middle));
             if count >= k {
                 low = middle;
             } else {
@@ -153,6 +195,7 @@ impl Scan {
             if count == k {
                 break;
             }
+            middle = low + (high - low) / 2;
         }
         f32::from_bits(low)
     }
@@ -167,6 +210,13 @@ impl Scan {
         found: &mut Vec<u32>,
     ) {
         let stretch = self.steps * LANES;
+        #[cfg(target_arch = "x86_64")]
+        if wide {
+            // SAFETY: `wide` is set where the processor has the instructions.
+            unsafe { gather_wide(&self.groups, stretch, proposed, offset, least, found) };
+            return;
+        }
+        let _ = wide;
         for (at, group) in self.groups.iter().enumerate() {
             // Without a branch for each it is a few instructions for all.
             if group
@@ -174,55 +224,53 @@ impl Scan {
                 .fold(false, |any, &value| any | (value >= least))
             {
                 let first = at * stretch;
-                let offset = &offset[first..offset.len().min(first + stretch)];
-                self.gather_stretch(proposed, offset, first, least, wide, found);
-            }
-        }
-    }
-
-    #[allow(clippy::unused_self, reason = "beside its callers")]
-    fn gather_stretch(
-        &self,
-        proposed: Proposed<'_>,
-        offset: &[f32],
-        first: usize,
-        least: f32,
-        wide: bool,
-        found: &mut Vec<u32>,
-    ) {
-        #[cfg(target_arch = "x86_64")]
-        if wide {
-            // SAFETY: `wide` is set where the processor has the instructions.
-            unsafe { gather_wide(proposed, offset, first, least, found) };
-            return;
-        }
-        let _ = wide;
-        for (at, &offset) in offset.iter().enumerate() {
-            if proposed.at(first + at) + offset >= least {
-                found.push((first + at) as u32);
+                for (at, &offset) in offset.iter().enumerate().skip(first).take(stretch) {
+                    if proposed.at(at) + offset >= least {
+                        found.push(at as u32);
+                    }
+                }
             }
         }
     }
 }
 
+/// How many groups reach a bound.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,popcnt")]
+fn count_wide(groups: &[[f32; LANES]], bound: f32) -> usize {
+    let bound = _mm512_set1_ps(bound);
+    let reach = |group: &[f32; LANES]| {
+        _mm512_cmp_ps_mask::<_CMP_GE_OQ>(bytemuck::cast(*group), bound).count_ones()
+    };
+    groups.iter().map(reach).sum::<u32>() as usize
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn gather_wide(
+    groups: &[[f32; LANES]],
+    stretch: usize,
     proposed: Proposed<'_>,
     offset: &[f32],
-    first: usize,
     least: f32,
     found: &mut Vec<u32>,
 ) {
-    let least = _mm512_set1_ps(least);
-    for (step, offset) in offset.chunks(LANES).enumerate() {
-        let at = first + step * LANES;
-        let (given, there) = sixteen(proposed, at);
-        let sum = _mm512_add_ps(given, floats(offset));
-        let mut reach = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(there, sum, least);
-        while reach != 0 {
-            found.push(at as u32 + reach.trailing_zeros());
-            reach &= reach - 1;
+    let bound = _mm512_set1_ps(least);
+    for (at, group) in groups.iter().enumerate() {
+        if _mm512_cmp_ps_mask::<_CMP_GE_OQ>(bytemuck::cast(*group), bound) == 0 {
+            continue;
+        }
+        let first = at * stretch;
+        let offset = &offset[first..offset.len().min(first + stretch)];
+        for (step, offset) in offset.chunks(LANES).enumerate() {
+            let at = first + step * LANES;
+            let (given, there) = sixteen(proposed, at);
+            let sum = _mm512_add_ps(given, floats(offset));
+            let mut reach = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(there, sum, bound);
+            while reach != 0 {
+                found.push(at as u32 + reach.trailing_zeros());
+                reach &= reach - 1;
+            }
         }
     }
 }
