@@ -14,7 +14,6 @@ import argparse
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 from benches.measure import ROOT, Figures, child, rounds, serve
 
@@ -134,8 +133,9 @@ def main():
         jobs[f"limit: matmul alone, {dtype}"] = partial(here, "product", dtype=dtype)
         jobs[f"peer: matmul, relu, topk, {dtype}"] = partial(here, "plain", dtype=dtype)
         if asked.sparsify_python:
-            there = partial(child, Path(__file__).resolve(), python=asked.sparsify_python, **shape)
-            jobs[f"peer: sparsify, {dtype}"] = partial(there, "sparsify", dtype=dtype)
+            jobs[f"peer: sparsify, {dtype}"] = partial(
+                here, "sparsify", dtype=dtype, python=asked.sparsify_python
+            )
     results = dict(zip(jobs, rounds(asked.rounds, *jobs.values()), strict=True))
     figures = Figures(asked.out)
     name = f"N={asked.rows} d={asked.width} L={asked.latents} k={asked.k}"
