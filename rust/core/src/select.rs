@@ -55,7 +55,8 @@ pub enum Rule<'a> {
     TopK(usize),
     /// Positive pre-activations above the latent's value.
     Threshold(&'a [f32]),
-    /// Pre-activations above 0; the activation is `scale · (pre − bias) + magnitude`, if positive.
+    /// Pre-activations above 0; the activation is `scale · dot + magnitude`, rounded once, if
+    /// positive; `dot` is the pre-activation without its bias.
     Gated {
         /// By latent.
         scale: &'a [f32],
@@ -275,6 +276,7 @@ impl<'a> Selector<'a> {
 }
 
 /// The stronger first, of equal ones the smaller latent.
+#[allow(clippy::trivially_copy_pass_by_ref)] // as sorting asks for it
 fn first(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }

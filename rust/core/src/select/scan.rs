@@ -221,7 +221,9 @@ impl Scan {
             // Without a branch for each it is a few instructions for all.
             if group
                 .iter()
-                .fold(false, |any, &value| any | (value >= least))
+                .map(|&value| u32::from(value >= least))
+                .sum::<u32>()
+                > 0
             {
                 let first = at * stretch;
                 for (at, &offset) in offset.iter().enumerate().skip(first).take(stretch) {
