@@ -22,7 +22,7 @@ COMMANDS = [
     *("demo", "run", "harvest", "explain", "score", "atlas", "inspect", "export tables"),
     *(f"export {name}" for name in ("neuronpedia", "circuit-tracer", "delphi", "dataset")),
     *("export notes", "export saebench", "import delphi", "import neuronpedia"),
-    *("coder inspect", "types", "neighbours"),
+    *("coder inspect", "join", "types", "neighbours"),
     *(f"index {name}" for name in ("inspect", "verify", "join", "compact", "export", "top")),
 ]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "glossator"
