@@ -212,7 +212,7 @@ def test_a_document_longer_than_memory_is_read_in_pieces(world, tmp_path):
     for source in (short, text):
         out = tmp_path / source.stem
         with started(
-            *("harvest", *arguments, "--coder", world.coder),
+            *("harvest", *arguments, "--coder", world.coder, "--no-gate"),
             *("--corpus", source, "--tokens", "20000", "--out", out),
             into=tmp_path,
         ) as process:
