@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glossator._kernels.reference import topk_encode
+import glossator as gl
 
 N, D, L, K = 2_048, 576, 4_096, 32
 SHAPE = f"N={N} d={D} L={L} k={K}"
@@ -25,19 +25,20 @@ def _dense(x, weight, bias):
 
 
 def test_encode_glossator(measure, operands):
-    activations, latents = measure(
-        lambda: topk_encode(*operands, K),
+    x, weight, bias = operands
+    encoder = gl.Encoder(weight, bias, gl.TopK(K))
+    active = measure(
+        lambda: encoder.encode(x),
         op="encode",
-        implementation="glossator (torch reference)",
+        implementation="glossator",
         shape=SHAPE,
         amount=N,
         unit="tokens",
     )
     places, values = _dense(*operands)
     dense = torch.zeros(N, L).index_put_((places[:, 0], places[:, 1]), values)
-    kept = activations > 0
-    ours = torch.zeros(N, L).scatter_(1, latents.where(kept, 0), activations.where(kept, 0.0))
-    assert int(kept.sum()) == len(values)
+    ours = torch.zeros(N, L).index_put_((active.tokens(), active.latents), active.activations)
+    assert len(active.latents) == len(values)
     torch.testing.assert_close(ours.sum(1), dense.sum(1))
 
 

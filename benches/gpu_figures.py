@@ -15,9 +15,10 @@ import time
 import torch
 from benches.measure import Figures, log
 
+from glossator._kernels.group_maxima import Grouping, grouping
 from glossator._kernels.operands import Operands
 from glossator._kernels.product import LARGE, SMALL, TileShape
-from glossator._kernels.topk_encode import Grouping, grouping, topk_encode
+from glossator._kernels.topk_encode import topk_encode
 
 SHAPES = ((768, 32_768, 32), (768, 131_072, 32), (4_096, 131_072, 64), (4_096, 131_072, 192))
 LIMIT = 790e12

@@ -32,12 +32,10 @@ import triton
 import triton.language as tl
 
 from glossator._kernels.product import INTERPRETED
+from glossator._kernels.reference import DTYPES
 from glossator.errors import InputError
 
-__all__ = ["DTYPES", "Operands", "Rows", "prepare_rows"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What operands can be rounded to."""
+__all__ = ["Operands", "Rows", "prepare_rows"]
 
 LATENTS = 256
 """Latents are padded to a multiple of this, the widest tile."""

@@ -7,11 +7,16 @@ They are what the CPU runs, and what every faster kernel is compared with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from glossator.errors import InputError
 
-__all__ = ["NO_LATENT", "topk_encode"]
+__all__ = ["DTYPES", "NO_LATENT", "pre_activations", "topk_encode"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What operands can be rounded to."""
 
 NO_LATENT = 0xFFFFFFFF
 """The latent that fills a row with fewer than `k` positive activations."""
@@ -54,22 +59,41 @@ def topk_encode(
         raise InputError(f"bias has shape {list(bias.shape)}; the weight asks for [{n_latents}]")
     if not 1 <= k <= n_latents:
         raise InputError(f"k = {k}: not between 1 and the number of latents, {n_latents}")
-    turned = weight.to(dtype).float().T
     activations = torch.zeros((len(x), k), dtype=torch.float32, device=x.device)
     latents = torch.full((len(x), k), NO_LATENT, dtype=torch.int64, device=x.device)
-    rows = max(_CHUNK_ELEMENTS // n_latents, 1)
+    begin = 0
+    for scores in pre_activations(x, weight, bias, dtype):
+        rows = slice(begin, begin := begin + len(scores))
+        values, ids = _topk(scores, k)
+        kept = values > 0
+        activations[rows] = values.masked_fill_(~kept, 0.0)
+        latents[rows] = ids.masked_fill_(~kept, NO_LATENT)
+    return activations, latents
+
+
+def pre_activations(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+) -> Iterator[torch.Tensor]:
+    """All pre-activations `x @ weight.T + bias`, float32[n, L] of some rows after others.
+
+    Args:
+        x: float[N, d].
+        weight: float[L, d].
+        bias: float[L], or None for zero.
+        dtype: what `x` and `weight` are rounded to; products and sums are float32.
+
+    Raises:
+        InputError: `x` holds NaN or infinity; names the row.
+    """
+    turned = weight.to(dtype).float().T
+    rows = max(_CHUNK_ELEMENTS // len(weight), 1)
     for begin in range(0, len(x), rows):
         part = x[begin : begin + rows]
         # The sum of a row is finite only if no entry is NaN or infinite (or it overflows).
         if not torch.isfinite(part.sum()) and len(bad := (~torch.isfinite(part)).nonzero()):
             raise InputError(f"x holds NaN or infinity in row {begin + int(bad[0, 0])}")
         operand = part.to(dtype).float()
-        scores = operand @ turned if bias is None else torch.addmm(bias.float(), operand, turned)
-        values, ids = _topk(scores, k)
-        kept = values > 0
-        activations[begin : begin + rows] = values.masked_fill_(~kept, 0.0)
-        latents[begin : begin + rows] = ids.masked_fill_(~kept, NO_LATENT)
-    return activations, latents
+        yield operand @ turned if bias is None else torch.addmm(bias.float(), operand, turned)
 
 
 def _topk(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

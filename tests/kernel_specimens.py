@@ -2,18 +2,19 @@
 
 from compiled import Specimen
 from glossator._kernels.activation_statistics import statistics_kernel
+from glossator._kernels.group_maxima import group_maxima_kernel
 from glossator._kernels.operands import prepare_rows_kernel
 from glossator._kernels.product import BEFORE_TMA, LARGE, SMALL
 from glossator._kernels.rescore import rescore_pairs_kernel
+from glossator._kernels.sign_bits import bits_kernel
 from glossator._kernels.sort_by_latent import place_kernel
 from glossator._kernels.threshold_encode import (
-    bits_kernel,
     count_kernel,
     decide_kernel,
     expand_kernel,
     pack_kernel,
 )
-from glossator._kernels.topk_encode import group_maxima_kernel, merge_kernel
+from glossator._kernels.topk_encode import merge_kernel
 
 
 def of_product(name, kernel, shape, d, types, architectures, **constants):

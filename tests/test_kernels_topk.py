@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 
 from glossator._kernels import topk_encode as module
+from glossator._kernels.group_maxima import Grouping, grouping
 from glossator._kernels.neighbours import nearest
 from glossator._kernels.operands import DTYPES, Operands
 from glossator._kernels.product import INTERPRETED
 from glossator._kernels.reference import topk_encode as reference
-from glossator._kernels.topk_encode import Grouping, grouping, topk_encode
+from glossator._kernels.topk_encode import topk_encode
 from glossator.errors import InputError
 from glossator.neighbours import neighbours
 

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 
 import torch
 
+from glossator._kernels.reference import DTYPES
 from glossator.encode.active import Active
 from glossator.encode.plain import encode_plain
 from glossator.encode.rules import ActivationRule, Gated, GroupMax, Threshold, TopK
@@ -36,9 +37,6 @@ __all__ = [
 
 KERNELS = ("auto", "triton", "reference")
 """What `GLOSSATOR_KERNELS` may be: `auto` takes Triton on a GPU and the Rust core on a CPU."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What operands can be rounded to."""
 
 
 class Encoder:

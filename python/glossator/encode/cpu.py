@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from glossator import _core
+from glossator._kernels.reference import DTYPES
 from glossator.encode.active import Active
 from glossator.encode.rules import ActivationRule, Gated, GroupMax, Threshold, TopK
 from glossator.errors import InputError
@@ -33,7 +34,6 @@ __all__ = ["CpuEncoder", "fastest_product"]
 _BLOCK_BYTES = 1 << 24
 """Products of a block of rows: the more, the faster the product; two still fit the last cache."""
 _MOST_ROWS, _FEWEST_ROWS = 256, 32
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @cache
@@ -47,8 +47,8 @@ def fastest_product() -> str:
     weight, x = (torch.randn((n, 512), generator=generator) for n in (2_048, 128))
     best = {}
     for name in ("float32", "bfloat16"):
-        left, right = x.to(_DTYPES[name]), weight.to(_DTYPES[name])
-        out = torch.empty((128, 2_048), dtype=_DTYPES[name])
+        left, right = x.to(DTYPES[name]), weight.to(DTYPES[name])
+        out = torch.empty((128, 2_048), dtype=DTYPES[name])
         times = []
         for _ in range(4):
             begun = time.perf_counter()
@@ -99,12 +99,12 @@ class CpuEncoder:
         """
         self.product = product or fastest_product()
         self.rescored = 0
-        self._dtype = _DTYPES[dtype]
+        self._dtype = DTYPES[dtype]
         rounded = weight.detach().to(self._dtype)
         if self._dtype != torch.bfloat16:
             rounded = rounded.float()
         exact = _room(rounded.shape, rounded.dtype).copy_(rounded)
-        product_type = _DTYPES[self.product]
+        product_type = DTYPES[self.product]
         self._weight = exact
         if product_type != exact.dtype:
             self._weight = _room(exact.shape, product_type).copy_(exact)

@@ -17,10 +17,14 @@ from glossator._kernels.operands import Operands
 from glossator._kernels.threshold_encode import threshold_encode
 from glossator._kernels.topk_encode import topk_encode
 from glossator.encode.active import Active
-from glossator.encode.rules import ActivationRule, Gated, GroupMax, TopK
+from glossator.encode.rules import ActivationRule, Gated, GroupMax, Threshold, TopK
 from glossator.errors import InputError
 
 __all__ = ["GpuEncoder"]
+
+
+_ROOM = 256
+"""Candidates of a token that there is room for on average; with more the lists are made anew."""
 
 
 class GpuEncoder:
@@ -50,7 +54,13 @@ class GpuEncoder:
         assert not isinstance(rule, GroupMax)
         self._operands = Operands.of(weight, bias, dtype=dtype, device=device)
         self._rule = rule
-        self._tensors = {name: part.float().to(device) for name, part in rule.tensors().items()}
+        self._magnitude = None
+        if isinstance(rule, Gated):
+            # Its gate is the pre-activation's sign.
+            self._thresholds = torch.zeros(len(weight), device=device)
+            self._magnitude = rule.scale.float().to(device), rule.bias.float().to(device)
+        elif isinstance(rule, Threshold):
+            self._thresholds = rule.values.float().to(device)
 
     @torch.no_grad()
     def begin(self, x: torch.Tensor) -> Callable[[], Active]:
@@ -72,22 +82,16 @@ class GpuEncoder:
                 return Active.of_rows(settled.latents, settled.activations, fallback)
 
             return of_rows
-        gated = isinstance(self._rule, Gated)
-        # The gate is the pre-activation's sign; room for four active latents in a hundred.
-        found_above = threshold_encode(
+        above = threshold_encode(
             x,
             self._operands,
-            self._tensors["threshold"]
-            if not gated
-            else torch.zeros_like(self._operands.bias[: self._operands.n_latents]),
-            magnitude=(self._tensors["magnitude_scale"], self._tensors["magnitude_bias"])
-            if gated
-            else None,
-            capacity=len(x) * max(self._operands.n_latents // 25, 64),
+            self._thresholds,
+            magnitude=self._magnitude,
+            capacity=len(x) * min(_ROOM, self._operands.n_latents),
         )
 
         def of_lists() -> Active:
-            settled = found_above.settle()
+            settled = above.settle()
             if len(bad := settled.bad.nonzero()):
                 raise InputError(
                     f"x holds NaN, infinity or too large a value in row {int(bad[0, 0])}"

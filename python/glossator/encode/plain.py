@@ -5,19 +5,13 @@ active = encode_plain(x, weight, bias, Threshold(thresholds))
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-from glossator._kernels.reference import topk_encode
+from glossator._kernels.reference import pre_activations, topk_encode
 from glossator.encode.active import Active
 from glossator.encode.rules import ActivationRule, Gated, GroupMax, TopK
-from glossator.errors import InputError
 
-__all__ = ["encode_plain", "refuse_not_finite"]
-
-_CHUNK_ELEMENTS = 1 << 24
-"""Pre-activations held at once (64 MiB of float32)."""
+__all__ = ["encode_plain"]
 
 
 def encode_plain(
@@ -47,7 +41,7 @@ def encode_plain(
         _of_group_max(scores, rule.k)
         if isinstance(rule, GroupMax)
         else _above(scores, bias.float(), rule)
-        for scores in _pre_activations(x, weight, bias, dtype)
+        for scores in pre_activations(x, weight, bias, dtype)
     ]
     counts = torch.cat([part.starts.diff() for part in parts]) if parts else x.new_zeros(0).long()
     starts = torch.zeros(len(counts) + 1, dtype=torch.int64, device=x.device)
@@ -59,29 +53,6 @@ def encode_plain(
         torch.cat([part.latents for part in parts]),
         torch.cat([part.activations for part in parts]),
     )
-
-
-def refuse_not_finite(x: torch.Tensor, first: int = 0) -> None:
-    """Refuse rows with NaN or infinity, naming the first of them.
-
-    Raises:
-        InputError: there is one.
-    """
-    # The sum of a row is finite only if no entry is NaN or infinite (or it overflows).
-    if not torch.isfinite(x.sum()) and len(bad := (~torch.isfinite(x)).nonzero()):
-        raise InputError(f"x holds NaN or infinity in row {first + int(bad[0, 0])}")
-
-
-def _pre_activations(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype
-) -> Iterator[torch.Tensor]:
-    """float32[n, L], some rows at a time."""
-    turned = weight.to(dtype).float().T
-    rows = max(_CHUNK_ELEMENTS // len(weight), 1)
-    for begin in range(0, len(x), rows):
-        part = x[begin : begin + rows]
-        refuse_not_finite(part, begin)
-        yield torch.addmm(bias.float(), part.to(dtype).float(), turned)
 
 
 def _of_group_max(scores: torch.Tensor, k: int) -> Active:

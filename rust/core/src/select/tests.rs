@@ -224,6 +224,25 @@ fn equal_latents_go_by_their_numbers() {
     }
 }
 
+fn top<'a>(
+    exact: Exact<'a>,
+    bias: &'a [f32],
+    width: usize,
+    k: usize,
+    rounded: bool,
+) -> Selector<'a> {
+    let norms = norms(&exact, width, rounded);
+    Selector::new(
+        exact,
+        bias,
+        width,
+        Rule::TopK(k),
+        norms,
+        Instructions::Fastest,
+    )
+    .unwrap()
+}
+
 #[test]
 fn a_row_with_nan_is_refused_and_its_neighbours_are_not() {
     let (width, n) = (33, 100);
@@ -232,15 +251,7 @@ fn a_row_with_nan_is_refused_and_its_neighbours_are_not() {
     let proposed = float32_product(&x, &w, width);
     let bias = vec![0.0; n];
     let exact = Exact::Float32(&w);
-    let selector = Selector::new(
-        exact,
-        &bias,
-        width,
-        Rule::TopK(3),
-        norms(&exact, width, false),
-        Instructions::Fastest,
-    )
-    .unwrap();
+    let selector = top(exact, &bias, width, 3, false);
     let clean = selector.select(&x, Proposed::Float32(&proposed)).unwrap();
     for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         x[width + 5] = broken;
@@ -263,15 +274,7 @@ fn few_pre_activations_are_computed_again() {
     let w = numbers(0, 2, n, width);
     let bias = vec![0.0; n];
     let exact = Exact::Float32(&w);
-    let selector = Selector::new(
-        exact,
-        &bias,
-        width,
-        Rule::TopK(32),
-        norms(&exact, width, true),
-        Instructions::Fastest,
-    )
-    .unwrap();
+    let selector = top(exact, &bias, width, 32, true);
     let found = selector
         .select(&x, Proposed::Bf16(&bf16_product(&x, &w, width)))
         .unwrap();
