@@ -11,15 +11,15 @@ not negative compare as their bits do. What is kept is found by sorting networks
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 import triton.language as tl
 
-from glossator._kernels.product import INTERPRETED, n_tiles, product, tile_at
+from glossator._kernels.product import INTERPRETED, TileShape, n_tiles, product, tile_at
 
-__all__ = ["Grouping", "group_maxima_kernel", "grouping"]
+__all__ = ["Grouping", "group_maxima_kernel", "grouping", "tiles"]
 
 
 @triton.jit
@@ -215,3 +215,12 @@ def grouping(n_latents: int, k: int, dtype: torch.dtype, tile: int = 256) -> Gro
         if option.failing(n_latents, candidates) <= _MOST_FAILING:
             return option
     return min(small, key=lambda option: option.failing(n_latents, candidates))
+
+
+def tiles(shape: TileShape, keep: Grouping) -> TileShape:
+    """The tiles with which this is kept.
+
+    Groups of 256 leave no registers for the next tile's fetches: with them 255 are used, and Triton
+    3.9 spills; without, 221 to 234.
+    """
+    return replace(shape, flatten=False) if keep.group >= 256 else shape

@@ -50,11 +50,11 @@ def _ones(word):
 def count_kernel(words_ptr, counts_ptr, n_ptr, W: tl.constexpr, BLOCK: tl.constexpr):
     """Bits of a row, one program each; none beyond the last row."""
     row = tl.program_id(0)
-    there = row < tl.load(n_ptr)
+    words = tl.where(row < tl.load(n_ptr), W, 0)
     ones = tl.zeros((BLOCK,), tl.int32)
     for begin in tl.range(0, W, BLOCK):
         at = begin + tl.arange(0, BLOCK)
-        mask = there & (at < W)
+        mask = at < words
         ones += _ones(tl.load(words_ptr + row.to(tl.int64) * W + at, mask=mask, other=0))
     tl.store(counts_ptr + row, tl.sum(ones, 0).to(tl.int64))
 

@@ -25,7 +25,7 @@ import torch
 import triton
 import triton.language as tl
 
-from glossator._kernels.group_maxima import Grouping, group_maxima_kernel, grouping
+from glossator._kernels.group_maxima import Grouping, group_maxima_kernel, grouping, tiles
 from glossator._kernels.operands import Operands, Rows
 from glossator._kernels.product import TileShape, tile_shape
 from glossator._kernels.rescore import rescore
@@ -257,6 +257,7 @@ def topk_encode(
     n, D = len(x), operands.padded_width
     shape = shape or tile_shape(D, device)
     keep = keep or grouping(L, k, operands.exact.dtype, shape.latents)
+    shape = tiles(shape, keep)
     packed = len(operands.bias)
     n_kept = packed // keep.group * keep.kept
     candidates = max(triton.next_power_of_2(2 * k), 64)

@@ -2,7 +2,7 @@
 
 from compiled import Specimen
 from glossator._kernels.activation_statistics import statistics_kernel
-from glossator._kernels.group_maxima import group_maxima_kernel
+from glossator._kernels.group_maxima import Grouping, group_maxima_kernel, tiles
 from glossator._kernels.operands import prepare_rows_kernel
 from glossator._kernels.product import BEFORE_TMA, LARGE, SMALL
 from glossator._kernels.rescore import rescore_pairs_kernel
@@ -99,6 +99,7 @@ _DECIDE = {
 
 def _maxima(shape, group, kept, architectures, d=768):
     name = f"group_maxima {kept} of {group}"
+    shape = tiles(shape, Grouping(group, kept))
     return of_product(name, group_maxima_kernel, shape, d, _MAXIMA, architectures, G=group, M=kept)
 
 
