@@ -193,7 +193,7 @@ LatentType = Literal[
     "rare",
     "other",
 ]
-"""The type of a latent; see `glossator.latent_types.TYPES`."""
+"""The type of a latent, of those that hold the first here; `glossator.latent_types` tells it."""
 
 
 class ExplainConfig(Record):

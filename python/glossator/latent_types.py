@@ -13,13 +13,14 @@ windows is not on "few tokens" for want of windows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln
 
 from glossator import _core
+from glossator.config import LatentType
 from glossator.errors import InputError
 from glossator.index import Index
 from glossator.logit_weights import LogitWeights
@@ -28,10 +29,7 @@ from glossator.triage import triage
 
 __all__ = ["TYPES", "latent_types"]
 
-TYPES = (
-    *("dead", "positional", "dense", "duplicate", "bigram", "unigram", "next-token", "say"),
-    *("rare", "other"),
-)
+TYPES: tuple[LatentType, ...] = get_args(LatentType)
 """What a latent can be; of those that hold, the first is its `type`."""
 
 POSITION_INFORMATION = 0.05
