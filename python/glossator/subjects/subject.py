@@ -171,18 +171,19 @@ class Subject:
         Raises:
             InputError: a token outside the vocabulary, or a hookpoint that gives no [B, S, d].
         """
+        # Looked at where they were given: to ask a GPU would be to wait for it.
+        if self._n_tokens is not None and 0 not in tokens.shape:
+            largest = int(tokens.max())
+            if largest >= self._n_tokens:
+                raise InputError(
+                    f"subject `{self.name}`: token {largest} is outside its vocabulary of "
+                    f"{self._n_tokens:,}; the contexts were made with another tokenizer"
+                )
         ids = _tensor(tokens, self.device).long()
-        if self._n_tokens is not None and ids.numel() and int(ids.max()) >= self._n_tokens:
-            raise InputError(
-                f"subject `{self.name}`: token {int(ids.max())} is outside its vocabulary of "
-                f"{self._n_tokens:,}; the contexts were made with another tokenizer"
-            )
         extra = {}
-        if attended is not None:
-            mask = _tensor(attended, self.device).bool()
-            if not bool(mask.all()):
-                # Without a mask torch takes its faster path, with the same result.
-                extra["attention_mask"] = mask.long()
+        # Without a mask torch takes its faster path, with the same result.
+        if attended is not None and not bool(attended.all()):
+            extra["attention_mask"] = _tensor(attended, self.device).bool().long()
         found = read_points(self.model, self._points, input_ids=ids, **extra)
         for name in self.hookpoints:
             state = found.get(name)
