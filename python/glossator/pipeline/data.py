@@ -6,9 +6,7 @@ index = harvest_stage(run)
 
 from __future__ import annotations
 
-import json
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +14,12 @@ import numpy.typing as npt
 from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.index import Index
-from glossator.latent_types import latent_types
-from glossator.logit_weights import LogitWeights
-from glossator.neighbours import Neighbours, refuse_other_coder
+from glossator.neighbours import refuse_other_coder
 from glossator.pipeline.gate import gate_stage
+from glossator.pipeline.latents import neighbours_stage, triage_stage
 from glossator.progress import SILENT, Progress
-from glossator.records import TABLES
 from glossator.runs import Run
 from glossator.shards import Shard
-from glossator.type_shares import type_shares, write_types
 
 if TYPE_CHECKING:
     from glossator.coders import SparseCoder
@@ -34,10 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["harvest_stage", "subject_and_coder"]
 
 _TOKENS = "tokens:"
-_NEIGHBOURS = 32
-"""Neighbours of each latent that are kept, where there are so many."""
-_LOGITS, _SHOWN_LOGITS = 21, 10
-"""The largest logit weights that tell what a latent says, and those that are kept."""
 
 
 def harvest_stage(
@@ -143,12 +134,9 @@ def harvest_stage(
             "coder": coder.describe(),
             "coder_source": config.coder.path or "trained on this corpus",
         }
-    # Before triage, whose end is that of the whole.
-    if not run.done("neighbours") and index.n_latents > 1:
-        with run.stage("neighbours") as facts:
-            facts |= _neighbours(run, index, coder, progress)
-    with run.stage("triage") as facts:
-        facts |= _triage(run, index, subject, coder)
+    neighbours_stage(run, index, coder, progress)
+    # The last: its end is that of the whole.
+    triage_stage(run, index, subject, coder)
     for left in run.path.glob("hidden.f32*"):
         left.unlink()
     return run.index
@@ -261,49 +249,3 @@ def _trained(
     if hidden is None and (run.path / "hidden.f32").is_file():
         collected()  # An attempt that was broken off after training has left them.
     return coder, hidden
-
-
-def _neighbours(run: Run, index: Index, coder: SparseCoder, progress: Progress) -> dict[str, Any]:
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        near = Neighbours.of(coder, min(_NEIGHBOURS, index.n_latents - 1), progress=progress)
-    near = near.with_index(index)
-    near.write(run.path / "neighbours.parquet")
-    return {
-        "k": near.k,
-        "relations": near.relation_counts(),
-        "notes": [str(warning.message) for warning in said],
-    }
-
-
-def _triage(run: Run, index: Index, subject: Subject, coder: SparseCoder) -> dict[str, Any]:
-    """The table of latents, and all figures of their types in a file; how many are of each type."""
-    logits, weights = subject.logits(coder.decoder, _LOGITS), None
-    unembedding = subject.unembedding()
-    if logits is not None and unembedding is not None:
-        weights = LogitWeights.of(coder.decoder, unembedding, top=logits.top_values)
-    kinds = latent_types(index, neighbours=run.neighbours, logits=weights)
-    L, hookpoint = index.n_latents, str(index.attributes["hookpoint"])
-    write_types({hookpoint: kinds}, run.path / "types.parquet")
-    names = TABLES["latents"].names
-    columns: dict[str, Any] = {
-        name: values.tolist() for name, values in kinds.items() if name in names
-    }
-    columns["hookpoint"] = [hookpoint] * L
-    columns["reason"] = [reason or None for reason in columns["reason"]]
-    for name in ("top", "bottom"):
-        column: list[str | None] = [None] * L
-        if logits is not None:
-            tokens, values = (
-                getattr(logits, f"{name}_{part}")[:, :_SHOWN_LOGITS]
-                for part in ("tokens", "values")
-            )
-            column = [
-                json.dumps([[int(t), round(float(v), 4)] for t, v in zip(*row, strict=True)])
-                for row in zip(tokens, values, strict=True)
-            ]
-        columns[f"{name}_logits"] = column
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    run.store.add("latents", rows, replace=True)
-    shares = type_shares({hookpoint: kinds}).to_pylist()
-    return {"types": {row["type"]: row["latents"] for row in shares}}
