@@ -34,7 +34,7 @@ _LOGITS, _SHOWN_LOGITS = 21, 10
 def neighbours_stage(
     run: Run, index: Index, coder: SparseCoder, progress: Progress = SILENT
 ) -> None:
-    """The nearest latents of each by decoder direction, with co-activation, in a file of the run."""
+    """The nearest latents of each by decoder direction, with co-activation, in a file."""
     if run.done("neighbours") or index.n_latents < 2:
         return
     with run.stage("neighbours") as facts:
