@@ -25,6 +25,7 @@ from glossator.neighbours import (
     RELATIONS,
     Neighbours,
     coder_hash_of,
+    decoder_rows,
     neighbours,
     refuse_other_coder,
 )
@@ -40,6 +41,7 @@ EPILOG = examples(
     "glossator neighbours saes/h.6",
     "glossator neighbours saes/h.6 --index run/index --latents 3,17",
     "glossator neighbours saes/h.6 --index run/index -k 32 --out neighbours.parquet",
+    "glossator neighbours clt/W_enc_3.safetensors --writes-to blocks.5.hook_mlp_out",
     "glossator neighbours old.safetensors new.safetensors --tensor W_dec -k 1 --out match.parquet",
 )
 
@@ -143,6 +145,13 @@ def neighbours_command(
     transpose: Annotated[
         bool, typer.Option("--transpose", help="The file has a column per latent, not a row.")
     ] = False,
+    writes_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOOKPOINT",
+            help="Of a cross-layer coder: take the decoder for this place, not the first.",
+        ),
+    ] = None,
 ) -> None:
     """Find the latents whose decoder directions lie nearest to each latent's, exactly.
 
@@ -163,12 +172,13 @@ def neighbours_command(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         if other is None:
-            near = Neighbours.of(first, k, progress=progress)
+            near = Neighbours.of(first, k, writes_to=writes_to, progress=progress)
         else:
             second = _opened(other, tensor, transpose)
-            ids, cosines = neighbours(first, second, k=k, progress=progress)
-            near = Neighbours(ids, cosines, coder_hash_of(first))
-            facts = {"other_hash": coder_hash_of(second)}
+            (rows, name), (others, _) = (decoder_rows(of, writes_to) for of in (first, second))
+            ids, cosines = neighbours(rows, others, k=k, progress=progress)
+            near = Neighbours(ids, cosines, coder_hash_of(first), name)
+            facts = {"other_hash": coder_hash_of(second), "decoder": name}
     if counted is not None:
         near = near.with_index(counted)
     if out is not None:
@@ -185,6 +195,9 @@ def neighbours_command(
         console.print(_summary(near))
     for warning in said:
         print(warning.message)
+    several = len(getattr(first, "decoders", ()))
+    if several > 1:
+        print(f"by the decoder that writes to {near.decoder}, one of {several}; see --writes-to")
     if out is not None:
         print(out)
 

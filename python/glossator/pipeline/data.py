@@ -136,7 +136,7 @@ def harvest_stage(
         }
     neighbours_stage(run, index, coder, progress)
     # The last: its end is that of the whole.
-    triage_stage(run, index, subject, coder)
+    triage_stage(run, index, subject, coder, progress)
     for left in run.path.glob("hidden.f32*"):
         left.unlink()
     return run.index
