@@ -8,6 +8,7 @@ glossator neighbours saes/h.6 saes/h.7 -k 1
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,12 +42,14 @@ EPILOG = examples(
     "glossator neighbours saes/h.6",
     "glossator neighbours saes/h.6 --index run/index --latents 3,17",
     "glossator neighbours saes/h.6 --index run/index -k 32 --out neighbours.parquet",
-    "glossator neighbours clt/W_enc_3.safetensors --writes-to blocks.5.hook_mlp_out",
+    "glossator neighbours clt --hookpoint W_enc_3 --writes-to blocks.5.hook_mlp_out",
     "glossator neighbours old.safetensors new.safetensors --tensor W_dec -k 1 --out match.parquet",
 )
 
 
-def _opened(path: Path, tensor: str | None, transpose: bool) -> Any:  # noqa: ANN401 - a coder or rows
+def _opened(
+    path: Path, tensor: str | None, transpose: bool, hookpoint: str | None, writes_to: str | None
+) -> Any:  # noqa: ANN401 - a coder or rows
     """What `neighbours` takes: a coder, or rows."""
     if path.suffix == ".npy":
         try:
@@ -54,14 +57,14 @@ def _opened(path: Path, tensor: str | None, transpose: bool) -> Any:  # noqa: AN
         except (OSError, ValueError, EOFError) as error:
             line = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be read as an array ({line})") from error
-    elif path.suffix == ".safetensors":
+    elif path.suffix == ".safetensors" and writes_to is None:
         rows = _tensor(path, tensor)
     elif (path / "run.db").is_file():
         return _coder_of_run(path)
     else:
         if tensor is not None or transpose:
             raise InputError(f"{path}: `--tensor` and `--transpose` are for files of tensors")
-        return _coder(str(path))
+        return _coder(str(path), hookpoint)
     return rows.T if transpose else rows
 
 
@@ -98,6 +101,11 @@ def _tensor(path: Path, name: str | None) -> Any:  # noqa: ANN401
             names = sorted(key for key in every if len(file.get_slice(key).get_shape()) == 2)
             if name is None and len(names) == 1:
                 (name,) = names
+                if "enc" in name.lower():
+                    raise InputError(
+                        f"{path}: its only matrix is `{name}`, by its name an encoder's; name the "
+                        f"coder's folder, or this one with --tensor {name}"
+                    )
             if name is None or name not in names:
                 said = "name one with --tensor" if name is None else f"no matrix `{name}`"
                 raise InputError(f"{path}: {said}; its matrices are `{'`, `'.join(names)}`")
@@ -145,6 +153,9 @@ def neighbours_command(
     transpose: Annotated[
         bool, typer.Option("--transpose", help="The file has a column per latent, not a row.")
     ] = False,
+    hookpoint: Annotated[
+        str | None, typer.Option(help="Which coder of a folder that holds several.")
+    ] = None,
     writes_to: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +171,10 @@ def neighbours_command(
     if other is not None and index is not None:
         raise InputError("--index: co-activation is counted within one coder; give one DECODER")
     shown = parse_latents(latents)
-    first = _opened(decoder, tensor, transpose)
+    opened = partial(
+        _opened, tensor=tensor, transpose=transpose, hookpoint=hookpoint, writes_to=writes_to
+    )
+    first = opened(decoder)
     n_latents = len(getattr(first, "decoder", first))
     if shown and max(shown) >= n_latents:
         raise InputError(f"--latents: {max(shown)} is not there; the decoder has {n_latents}")
@@ -174,7 +188,7 @@ def neighbours_command(
         if other is None:
             near = Neighbours.of(first, k, writes_to=writes_to, progress=progress)
         else:
-            second = _opened(other, tensor, transpose)
+            second = opened(other)
             (rows, name), (others, _) = (decoder_rows(of, writes_to) for of in (first, second))
             ids, cosines = neighbours(rows, others, k=k, progress=progress)
             near = Neighbours(ids, cosines, coder_hash_of(first), name)
