@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from glossator.cli_options import examples, parse_latents
+from glossator.config import only
 from glossator.errors import InputError
 from glossator.index import Index
 from glossator.neighbour_table import COUNTED, pair_table, write_pairs
@@ -79,8 +80,8 @@ def _coder(path: str, hookpoint: str | None = None) -> Any:  # noqa: ANN401
 def _coder_of_run(path: Path) -> Any:  # noqa: ANN401
     """The coder that a run was given, or the one that it trained."""
     with Run.open(path) as run:
-        given = run.config.coder.path
-        hookpoint = run.config.subject.hookpoint
+        given = only(run.config.coder.path)
+        hookpoint = only(run.config.subject.hookpoint)
         trained = str(run.stages().get("harvest", {}).get("coder", {}).get("source", ""))
     if given is not None:
         return _coder(given, hookpoint)

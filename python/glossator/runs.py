@@ -71,6 +71,11 @@ class Run:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a directory with --out")
         settings = path / "config.toml"
+        if named := _beside(path):
+            raise InputError(
+                f"{path}: holds the runs of several hookpoints; name one of them "
+                f"(`{path / named[0]}`), or another --out"
+            )
         if path.is_dir() and not settings.exists() and not (path / "run.db").exists():
             held = [entry.name for entry in path.iterdir() if entry.name != "run.lock"]
             if held:
@@ -101,6 +106,11 @@ class Run:
             RunLockedError: `write`, and another process is writing to it.
         """
         path = Path(path)
+        if named := _beside(path):
+            raise InputError(
+                f"{path}: holds the runs of several hookpoints; name one of them: "
+                f"`{'`, `'.join(str(path / name) for name in named)}`"
+            )
         if not (path / "run.db").is_file():
             raise InputError(f"{path}: no run here (`run.db` is missing); name a run directory")
         store = Store.open(path, write=write)
@@ -213,10 +223,14 @@ class Run:
         return content_id(*parts)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+    def stage(self, name: str, *, share: float = 1.0) -> Iterator[dict[str, Any]]:
         """Measure a stage and record it, also when it breaks off.
 
         Seconds add up over attempts; those of a stage within a stage count for the inner one alone.
+
+        Args:
+            name: one of `STAGES`.
+            share: the part of its seconds that is this run's, where several runs do it together.
 
         Yields:
             A dictionary for more facts about the stage. A true value under `again` says that the
@@ -229,9 +243,9 @@ class Run:
         meter = Meter()
 
         def record() -> None:
-            seconds = meter.seconds - self._inner.pop()
+            seconds = share * meter.seconds - self._inner.pop()
             if self._inner:
-                self._inner[-1] += meter.seconds
+                self._inner[-1] += share * meter.seconds
             self.store.set_fact(
                 f"stage:{name}",
                 {
@@ -318,6 +332,14 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _beside(path: Path) -> list[str]:
+    """The names of the runs that lie in a folder; none where it is a run, or nothing."""
+    settings = path / "config.toml"
+    if not settings.is_file() or (path / "run.db").exists():
+        return []
+    return [name for name in load_config(settings).each() if name]
 
 
 def _has_data(path: Path) -> bool:
