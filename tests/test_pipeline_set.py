@@ -108,6 +108,29 @@ def test_commands_on_a_set_are_done_on_every_run_by_one_judge(both, tmp_path):
     assert [line.endswith("atlas.html") for line in atlas.out.splitlines()] == [True, True]
 
 
+def test_the_number_format_that_a_trial_finds_is_kept_by_the_set(world, coders, tmp_path):
+    options = [one for one in data(world, coders, *LAYERS) if one not in ("--dtype", "float32")]
+    for _ in range(2):
+        assert command("harvest", *options, "--out", tmp_path / "out").code == 0
+        found = gl.load_config(tmp_path / "out" / "config.toml").subject.dtype
+        assert found in ("float32", "bfloat16")
+        with gl.RunSet.open(tmp_path / "out") as runs:
+            assert {run.config.subject.dtype for run in runs} == {found}
+
+
+def test_exports_read_a_run_of_a_set(both, tmp_path):
+    run = both[1] / LAYERS[1]
+    there = ("--model", "tiny", "--layer", "1", "--source-set", "res")
+    for name, options in (
+        ("tables", ()),
+        ("delphi", ("--model-name", "t")),
+        ("neuronpedia", there),
+    ):
+        done = command("export", name, run, tmp_path / name, *options)
+        assert done.code == 0, done.err
+        assert any(path.is_file() for path in (tmp_path / name).rglob("*"))
+
+
 def test_a_set_that_was_broken_off_goes_on(world, coders, both, tmp_path):
     out = shutil.copytree(both[1], tmp_path / "out", symlinks=True)
     # As a process leaves it that is killed between the triage of the first run and the second.

@@ -28,7 +28,7 @@ from glossator.records import content_id
 from glossator.store import Store
 from glossator.text import TokenText
 
-__all__ = ["STAGES", "Run"]
+__all__ = ["STAGES", "Run", "in_numbers_of"]
 
 STAGES = (
     *("subject", "corpus", "forward", "coder", "gate", "shard"),
@@ -86,7 +86,7 @@ class Run:
         try:
             if settings.exists() and _has_data(path):
                 before = load_config(settings)
-                config = _in_numbers_of(before, config)
+                config = in_numbers_of(before, config)
                 _refuse_other_data(path, before, config)
             _sweep(path)
             run = cls(path, config, store)
@@ -126,7 +126,7 @@ class Run:
         Raises:
             InputError: the settings mean other data, or name a latent that is not in the index.
         """
-        config = _in_numbers_of(self.config, config)
+        config = in_numbers_of(self.config, config)
         _refuse_other_data(self.path, self.config, config)
         self._refuse_latents(config)
         self.config = config
@@ -353,7 +353,7 @@ def _sweep(path: Path) -> None:
         left.unlink()
 
 
-def _in_numbers_of(old: RunConfig, new: RunConfig) -> RunConfig:
+def in_numbers_of(old: RunConfig, new: RunConfig) -> RunConfig:
     """`new`, in the number format of `old` where it leaves the choice."""
     if new.subject.dtype != "auto":
         return new
