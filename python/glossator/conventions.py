@@ -19,6 +19,7 @@ import torch
 from glossator.coders import SparseCoder
 from glossator.coders.normalize import NORMALIZATIONS
 from glossator.encode import Threshold, TopK
+from glossator.reconstruction import activation_factor
 
 __all__ = ["Reading", "readings"]
 
@@ -26,6 +27,7 @@ _SAME = 1.1
 """Scales nearer to each other than this factor are one."""
 _UNIT = 0.01
 """Decoder rows whose norms differ from 1 by less are unit rows."""
+_USUAL_K = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +118,36 @@ def _normalizations(coder: SparseCoder, *_: torch.Tensor) -> Iterator[_Change]:
 
 def _scales(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Iterator[_Change]:
     """Factors on the way in, an autoencoder's undone on the way out; and on the way out alone."""
-    if coder.normalization != "none":
-        return
+    if coder.normalization == "none":
+        yield from _input_scales(coder, x, target)
+    size = max(float(target.norm(dim=1).mean()), 1e-12) / math.sqrt(coder.width_out)
+    tried = [coder.output_scale]
+    for scale in (1.0 / coder.input_scale, 1.0, size, 1.0 / size):
+        if all(max(scale / other, other / scale) > _SAME for other in tried):
+            tried.append(scale)
+            yield (
+                "output scale",
+                f"a factor of {scale:.4g} on its output",
+                f"`output_scale={scale:.6g}`",
+                lambda scale=scale: {"output_scale": scale},  # type: ignore[misc]
+            )
+    factor = activation_factor(coder, x, target)
+    if factor is not None and max(factor, 1.0 / factor) > _SAME:
+        now = coder.decoder_scale
+        held = torch.ones_like(coder.encoder_bias) if now is None else now
+        yield (
+            "activation scale",
+            f"its activations times {factor:.4g} before they are decoded",
+            f"`decoder_scale` {'' if now is None else 'times '}{factor:.4g}",
+            lambda: {"decoder_scale": held * factor},
+        )
+
+
+def _input_scales(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Iterator[_Change]:
     root = math.sqrt(coder.width)
     fit = root / max(float(x.norm(dim=1).mean()), 1e-12)
-    now = coder.input_scale
     undone = ", undone on the way out" if target is x else ""
-    tried = [now]
+    tried = [coder.input_scale]
     for scale, name in (
         (1.0, "no factor on its input"),
         (fit, "its input scaled to a mean norm of √d"),
@@ -141,17 +166,6 @@ def _scales(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Iterat
                     "input_scale": scale,
                     "output_scale": back,
                 },
-            )
-    tried = [coder.output_scale]
-    size = max(float(target.norm(dim=1).mean()), 1e-12) / math.sqrt(coder.width_out)
-    for scale in (1.0 / now, 1.0, size, 1.0 / size):
-        if all(max(scale / other, other / scale) > _SAME for other in tried):
-            tried.append(scale)
-            yield (
-                "output scale",
-                f"a factor of {scale:.4g} on its output",
-                f"`output_scale={scale:.6g}`",
-                lambda scale=scale: {"output_scale": scale},  # type: ignore[misc]
             )
 
 
@@ -228,14 +242,17 @@ def _rules(coder: SparseCoder, *_: torch.Tensor) -> Iterator[_Change]:
     """Top-k or threshold, as far as the files give what the other one needs."""
     kind = "rule"
     said = coder.declared
+    relu = isinstance(coder.rule, Threshold) and not bool(coder.rule.values.any())
     k = next((n for name in ("k", "l0") if isinstance(n := said.get(name), int | float)), None)
-    if k is not None and 1 <= round(k) <= coder.n_latents and coder.rule != TopK(round(k)):
-        yield (
-            kind,
-            f"the {round(k)} largest pre-activations of a token",
-            f"`rule=TopK({round(k)})`",
-            lambda: {"rule": TopK(round(k))},
-        )
+    # Of a top-k coder without its k the powers of two are tried, which most have.
+    for number in [round(k)] if k is not None else _USUAL_K if relu else ():
+        if 1 <= number <= coder.n_latents and coder.rule != TopK(number):
+            yield (
+                kind,
+                f"the {number} largest pre-activations of a token",
+                f"`rule=TopK({number})`" + ("" if k is not None else ", or the k of its training"),
+                lambda number=number: {"rule": TopK(number)},  # type: ignore[misc]
+            )
     if "threshold" in said and not isinstance(coder.rule, Threshold):
         given = torch.as_tensor(said["threshold"], dtype=torch.float32)
         given = given.to(coder.encoder_bias.device).expand(coder.n_latents).contiguous()
@@ -246,7 +263,7 @@ def _rules(coder: SparseCoder, *_: torch.Tensor) -> Iterator[_Change]:
                 "`rule=Threshold(…)` of its declared threshold",
                 lambda: {"rule": Threshold(given)},
             )
-    if not (isinstance(coder.rule, Threshold) and not bool(coder.rule.values.any())):
+    if not relu:
         zeros = torch.zeros_like(coder.encoder_bias)
         yield (
             kind,
