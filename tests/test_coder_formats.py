@@ -6,22 +6,18 @@ The files under `golden/coders` come from those libraries, or by hand from the p
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from coder_files import GOLDEN, MEANT, NAMES
 from glossator.cli import app
 from glossator.coders import load_coder
 from glossator.encode import Gated, GroupMax, Threshold, TopK
 from glossator.errors import InputError
 
-GOLDEN = Path(__file__).parent / "golden" / "coders"
-NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-# Of a folder with several coders, the one whose numbers stand beside it.
-MEANT = {"circuit_tracer_clt": "W_enc_1"}
 RULES = {
     "circuit_tracer_clt": Threshold,
     "circuit_tracer_jumprelu": Threshold,

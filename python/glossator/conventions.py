@@ -186,6 +186,14 @@ def _orientations(coder: SparseCoder, *_: torch.Tensor) -> Iterator[_Change]:
             "`decoder=coder.decoder.T`",
             lambda: {"decoder": decoder.T.contiguous()},
         )
+    if coder.skip is not None and coder.width == coder.width_out:
+        skip = coder.skip
+        yield (
+            "skip orientation",
+            "its skip connection transposed",
+            "`skip=coder.skip.T`",
+            lambda: {"skip": skip.T.contiguous()},
+        )
     if coder.n_latents == coder.width == coder.width_out:
         yield (
             "both orientations",

@@ -64,8 +64,8 @@ class Trial(Record):
 
     convention: str
     """The convention changed: `input`, `target`, `input bias`, `normalization`, `input scale`,
-    `output scale`, `activation scale`, `encoder orientation`, `decoder orientation`,
-    `both orientations`, `decoder norm` or `rule`."""
+    `output scale`, `activation scale`, `encoder orientation`, `decoder orientation`, `both
+    orientations`, `skip orientation`, `decoder norm` or `rule`."""
     reading: str
     """How the coder was read: completes "read with …"."""
     remedy: str

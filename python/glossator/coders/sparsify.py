@@ -77,6 +77,11 @@ def read_weights(weights: Path, *, k: int | None = None) -> SparseCoder:
     config = _config(path, k)
     stored = Stored.of(folder / _WEIGHTS)
     bias, bias_out = stored.vector("encoder.bias"), stored.vector("b_dec")
+    if flag(path, config, "skip_connection", False) and _SKIP not in stored:
+        raise InputError(
+            f"coder `{weights}`: tensor `{_SKIP}` is missing, but `skip_connection` of {_CONFIG} "
+            "says that there is one"
+        )
     found = stored.any("encoder.weight").shape
     transcode = flag(path, config, "transcode", False)
     # A transcoder may write another width than it reads; its own settings say which it reads.
