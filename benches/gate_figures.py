@@ -29,6 +29,8 @@ NORM = f"{LAYER}.post_attention_layernorm"
 PLACES = (LAYER, f"{LAYER}:in", f"{NORM}:in", f"{NORM}:normalized", NORM, f"{LAYER}.mlp")
 TRAINING, ALL = 30_000, 40_000
 LATENTS, K = 2_048, 32
+SPANS = 4
+"""Parts of the text on each of which a right coder is measured."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Case:
         x: what it is given.
         target: what it is compared with.
         others: what could have been meant.
-        wrong: the culprits that would be right; none for a right coder, `(None,)` where the
-            figures are wrong and no reading is known that mends them.
+        wrong: the culprits that would be right; none for a right coder, `(None,)` for one that is
+            refused without a name, since no reading of the same states is the right one.
     """
 
     kind: str
@@ -99,22 +101,22 @@ def _pre(coder, x):
     return torch.addmm(coder.encoder_bias, coder.encoder_input(x), coder.encoder_weight.T)
 
 
-def _level(coder, x):
-    """The pre-activation above which k latents of an ordinary token stand on average."""
-    norms = x.norm(dim=1)
-    rows = x[norms <= 4 * norms.median()][:2_000]
-    return float(_pre(coder, rows).flatten().topk(K * 2_000).values[-1])
+def _levels(coder, x):
+    """For each latent the pre-activation above which it is active as often as among the top k."""
+    rows = x[: TRAINING // 2]
+    counts = torch.bincount(coder.active(rows).latents, minlength=coder.n_latents)
+    ranked = _pre(coder, rows).sort(dim=0, descending=True).values
+    return ranked.gather(0, counts[None].clamp(max=len(rows) - 1))[0].clamp(min=0)
 
 
 def _fitted(coder, x, y):
     """The coder with the decoder that describes `y` best from its activations on `x`."""
-    rows = 8_000
-    active = coder.active(x[:rows])
-    acts = torch.zeros(rows, coder.n_latents)
-    acts[active.tokens(), active.latents.long()] = active.activations
-    mean = y[:rows].mean(0)
+    active = coder.active(x)
+    acts = torch.zeros(len(x), coder.n_latents)
+    acts[active.tokens(), active.latents] = active.activations
+    mean = y.mean(0)
     ridge = 30 * torch.eye(coder.n_latents)
-    decoder = torch.linalg.solve(acts.T @ acts + ridge, acts.T @ (y[:rows] - mean))
+    decoder = torch.linalg.solve(acts.T @ acts + ridge, acts.T @ (y - mean))
     return replace(coder, decoder=decoder, decoder_bias=mean)
 
 
@@ -171,31 +173,21 @@ def thresholds(made):
     """The coder of 150 steps by a threshold, by ReLU and by a gate."""
     x, seen = made.test(LAYER), made.states[LAYER][:TRAINING]
     base = made.train(LAYER)
-    level = _level(base, seen)
-    values = torch.full((LATENTS,), level)
-    jump = replace(base, rule=Threshold(values), declared={"l0": K, "threshold": level})
+    levels = _levels(base, seen)
+    zeros = torch.zeros(LATENTS)
+    told = {"l0": K, "threshold": levels}
+    jump = _fitted(replace(base, rule=Threshold(levels), declared=told), seen, seen)
+    lower = replace(base, encoder_bias=base.encoder_bias - levels, declared={"l0": K})
+    relu = _fitted(replace(lower, rule=Threshold(zeros)), seen, seen)
     spread = torch.rand(LATENTS, generator=torch.Generator().manual_seed(0)) + 0.5
-    relu = replace(
-        base,
-        encoder_bias=base.encoder_bias - level,
-        rule=Threshold(torch.zeros(LATENTS)),
-        declared={"l0": K},
-    )
-    relu = _fitted(relu, seen, seen)
-    gated = replace(
-        base,
-        encoder_bias=base.encoder_bias - level,
-        rule=Gated(spread, base.encoder_bias * spread),
-        decoder=base.decoder / spread[:, None],
-        declared={"l0": K},
-    )
+    gated = _fitted(replace(lower, rule=Gated(spread, base.encoder_bias * spread)), seen, seen)
     for kind, coder in (("threshold", jump), ("ReLU", relu), ("gated", gated)):
         for says, declared in (("", coder.declared), (", nothing declared", {})):
             yield Case(kind, f"as made{says}", replace(coder, declared=declared), x)
             yield from misread(kind, replace(coder, declared=declared), x, says)
-    zeros = replace(jump, rule=Threshold(torch.zeros(LATENTS)))
-    yield Case("threshold", "ReLU for its threshold", zeros, x, wrong=("rule",))
-    bare = replace(zeros, declared={})
+    open_ = replace(jump, rule=Threshold(zeros))
+    yield Case("threshold", "ReLU for its threshold", open_, x, wrong=("rule",))
+    bare = replace(open_, declared={})
     yield Case("threshold", "ReLU for it, nothing declared", bare, x, wrong=("rule",))
     few = replace(relu, rule=TopK(4))
     yield Case("ReLU", "top-4 for ReLU", few, x, wrong=("rule",))
@@ -247,7 +239,8 @@ def mlps(made):
         for read in rest:
             right = {place: sides[place]}
             yield Case(place, f"read at {read}", coder, rest[read], others=right, wrong=("input",))
-            yield Case(place, f"read at {read}, alone", coder, rest[read], wrong=("input",))
+            alone = ("normalization",) if place == normed and read.endswith(":in") else (None,)
+            yield Case(place, f"read at {read}, alone", coder, rest[read], wrong=alone)
     seen = {name: rows[:TRAINING] for name, rows in made.states.items()}
     coder = replace(_fitted(made.train(given), seen[given], seen[out]), hookpoint_out=out)
     target = made.test(out)
@@ -297,6 +290,17 @@ def misread(kind, coder, x, says="", target=None):
 # --- the tables --------------------------------------------------------------------------------
 
 
+def _on_span(case, part):
+    """The gate on one of several spans of the text."""
+    spans = [
+        slice(at, at + len(case.x) // SPANS) for at in range(0, len(case.x), len(case.x) // SPANS)
+    ]
+    span = spans[part]
+    target = None if case.target is None else case.target[span]
+    others = {name: rows[span] for name, rows in case.others.items()}
+    return check_coder(case.coder, case.x[span], target, others=others)
+
+
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -312,6 +316,10 @@ def main():
             if not case.kind.startswith(options.only):
                 continue
             report = check_coder(case.coder, case.x, case.target, others=case.others)
+            if not case.wrong:
+                for part in range(SPANS):
+                    verdict = _on_span(case, part).verdict
+                    counts["right"].append((verdict != "misread", verdict))
             best = min(
                 (t.figures.unexplained for t in report.trials if t.figures.unexplained is not None),
                 default=float("nan"),
@@ -320,7 +328,10 @@ def main():
                 "none named" if report.verdict == "misread" else report.verdict
             )
             fine = report.verdict != "misread" if not case.wrong else report.culprit in case.wrong
-            counts["wrong" if case.wrong else "right"].append((fine, report.verdict))
+            if case.wrong == (None,):
+                fine = (report.verdict, report.culprit) == ("misread", None)
+            if case.wrong:
+                counts["wrong"].append((fine, report.verdict))
             print(
                 f"| {case.kind} | {case.what} | {report.ordinary.unexplained:.3g} | {best:.3g} "
                 f"| {report.ordinary.l0:.3g} | {said} | {'' if fine else 'missed'} |",
@@ -330,9 +341,9 @@ def main():
     named = sum(fine for fine, _ in wrong)
     refused = sum(verdict == "misread" for _, verdict in wrong)
     print(
-        f"\nright coders: {len(right)}, {sum(not fine for fine, _ in right)} refused, "
+        f"\nright coders on {SPANS} texts each: {len(right)}, {sum(not fine for fine, _ in right)} refused, "
         f"{sum(verdict == 'warns' for _, verdict in right)} warned of\n"
-        f"misread: {len(wrong)}, {refused} refused, {named} with the right culprit named, "
+        f"misread: {len(wrong)}, {refused} refused, {named} of them as they should be, "
         f"{sum(verdict == 'passes' for _, verdict in wrong)} passed"
     )
 

@@ -1,5 +1,6 @@
 """Which other coder could the same files mean? Every convention that is often read wrongly.
 
+    others = meant_places(subject, coder, ["model.layers.3.mlp:in"])
     for reading in readings(coder, x, x, {}):
         print(reading.convention, reading.reading)
         latents, activations = reading.coder().encode(reading.x)
@@ -10,8 +11,9 @@ Each differs from the coder as read in one convention; `gate` measures which one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +21,15 @@ import torch
 from glossator.coders import SparseCoder
 from glossator.coders.normalize import NORMALIZATIONS
 from glossator.encode import Threshold, TopK
+from glossator.errors import InputError
 from glossator.reconstruction import activation_factor
+from glossator.subjects import Subject
+from glossator.subjects.hookpoints import places
 
-__all__ = ["Reading", "readings"]
+__all__ = ["Reading", "meant_places", "readings"]
+
+_BEFORE_MLP = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
+"""What an MLP reads before its norm, without the norm's gain and with it."""
 
 _SAME = 1.1
 """Scales nearer to each other than this factor are one."""
@@ -49,6 +57,38 @@ class Reading:
     coder: Callable[[], SparseCoder]
     x: torch.Tensor
     target: torch.Tensor
+
+
+def meant_places(subject: Subject, coder: SparseCoder, known: Iterable[str]) -> list[str]:
+    """Places of the subject that a coder may have been trained at, rather than those known.
+
+    The other side of each module; before a norm, after it, and after it without its gain; and the
+    place that the coder's files name.
+
+    Args:
+        subject: the model.
+        coder: `declared` may hold `hook_name`.
+        known: resolved names of where it is read and what it is compared with.
+    """
+    known, names = list(known), []
+    for name in known:
+        path, _, part = name.partition(":")
+        names += [path if part == "in" else f"{path}:in", f"{path}:normalized", path]
+    names.append(str(coder.declared.get("hook_name")))
+    found = dict.fromkeys(name for name in map(partial(_resolved, subject), names) if name)
+    hooks = {name: point.name for name, point in places(subject.model).items()}
+    for block in {name.split(".")[1] for name in hooks if name.startswith("blocks.")}:
+        group = [hooks.get(f"blocks.{block}.{name}") for name in _BEFORE_MLP]
+        if not {*group, str(group[1]).partition(":")[0]}.isdisjoint(known):
+            found |= dict.fromkeys(name for name in group if name)
+    return [name for name in found if name not in known]
+
+
+def _resolved(subject: Subject, name: str) -> str | None:
+    try:
+        return subject.resolve(name)
+    except InputError:
+        return None
 
 
 _Change = tuple[str, str, str, Callable[[], dict[str, Any]]]
