@@ -292,10 +292,8 @@ def misread(kind, coder, x, says="", target=None):
 
 def _on_span(case, part):
     """The gate on one of several spans of the text."""
-    spans = [
-        slice(at, at + len(case.x) // SPANS) for at in range(0, len(case.x), len(case.x) // SPANS)
-    ]
-    span = spans[part]
+    size = len(case.x) // SPANS
+    span = slice(part * size, (part + 1) * size)
     target = None if case.target is None else case.target[span]
     others = {name: rows[span] for name, rows in case.others.items()}
     return check_coder(case.coder, case.x[span], target, others=others)
@@ -340,8 +338,9 @@ def main():
     right, wrong = counts["right"], counts["wrong"]
     named = sum(fine for fine, _ in wrong)
     refused = sum(verdict == "misread" for _, verdict in wrong)
+    refusals = sum(not fine for fine, _ in right)
     print(
-        f"\nright coders on {SPANS} texts each: {len(right)}, {sum(not fine for fine, _ in right)} refused, "
+        f"\nright coders on {SPANS} texts each: {len(right)}, {refusals} refused, "
         f"{sum(verdict == 'warns' for _, verdict in right)} warned of\n"
         f"misread: {len(wrong)}, {refused} refused, {named} of them as they should be, "
         f"{sum(verdict == 'passes' for _, verdict in wrong)} passed"

@@ -17,7 +17,7 @@ from glossator.corpus import open_corpus, pack
 from glossator.harvest import live_states
 from glossator.runs import Run
 from glossator.subjects import load_subject
-from tiny_runs import HOOKPOINT, WIDTH, command
+from tiny_runs import DOCUMENTS, HOOKPOINT, WIDTH, WORDS, command
 
 MLP = f"{HOOKPOINT}.mlp"
 L = 256
@@ -53,8 +53,8 @@ def words_coder(folder, states, **settings):
     rows = (means - bias) / sizes[:, None]
     tensors = {
         "W_enc": rows.T,
-        "b_enc": -0.6 * sizes,  # what is left of a word's own state is 0.4 of its size
-        "W_dec": rows / 0.4,
+        "b_enc": -0.4 * sizes,  # what is left of a word's own state is 0.6 of its size
+        "W_dec": rows / 0.6,
         "b_dec": bias,
     }
     metadata = {"hook_name": "blocks.0.hook_resid_post", **settings.pop("metadata", {})}
@@ -164,7 +164,7 @@ def test_a_coder_read_before_the_norm_of_its_mlp_is_refused_naming_the_place(
     assert f"`{HOOKPOINT}.post_attention_layernorm:normalized` as its input" in tried
 
 
-def test_a_cross_layer_transcoder_is_harvested_and_its_neighbours_say_by_which_decoder(
+def test_a_cross_layer_transcoder_is_harvested_by_the_encoder_of_the_layer_asked_for(
     world, states, tmp_path
 ):
     folder = tmp_path / "clt"
@@ -193,7 +193,6 @@ def test_a_cross_layer_transcoder_is_harvested_and_its_neighbours_say_by_which_d
         assert facts["harvest"]["coder"]["decoders"] == [f"blocks.{n}.hook_mlp_out" for n in (0, 1)]
         assert facts["gate"]["figures"]["unexplained"] is None
         assert 20 < facts["gate"]["figures"]["l0"] < 32
-        assert any("blocks.0.hook_mlp_out" in note for note in run.notes())
         assert run.index.nnz == pytest.approx(
             run.index.n_tokens * facts["gate"]["figures"]["l0"], rel=0.1
         )
@@ -211,6 +210,7 @@ def test_contexts_begin_with_a_bos_where_the_coder_was_trained_so_and_it_never_c
         assert done.code == 0, done.err
         with Run.open(out) as run:
             index = run.index
+            n_contexts = index.n_contexts
             length = index.context_length
             tokens, _, _ = index.contexts(np.arange(index.n_contexts, dtype=np.uint64))
             positions = np.concatenate(
@@ -225,7 +225,8 @@ def test_contexts_begin_with_a_bos_where_the_coder_was_trained_so_and_it_never_c
     # The subject's BOS is also a word of the corpus, for which a latent is active elsewhere.
     assert (bos[0], bos[1]) == (1, 0)
     assert plain[0] < 0.1
-    assert bos[2] == plain[2] > 10_000
+    assert bos[2] == DOCUMENTS * WORDS
+    assert plain[2] == DOCUMENTS * WORDS - n_contexts
 
 
 def test_a_misread_coder_is_refused_naming_the_culprit_and_no_gate_is_recorded_and_shown(
@@ -246,8 +247,7 @@ def test_a_misread_coder_is_refused_naming_the_culprit_and_no_gate_is_recorded_a
     assert not (out / "index").exists()
     done = harvested(world, wrong, out, "--no-gate", hookpoint=HOOKPOINT)
     assert done.code == 0, done.err
-    assert gate_of(out) | {"seconds": 0} == gate_of(out) | {"seconds": 0, "reason": "--no-gate"}
-    assert "verdict" not in gate_of(out)
+    assert gate_of(out)["reason"] == "--no-gate"
     assert "the coder was not checked on real text: --no-gate" in inspected(out)
 
 
@@ -258,9 +258,6 @@ def test_a_coder_that_reads_elsewhere_than_asked_is_refused(world, states, tmp_p
     assert f"was trained at `{HOOKPOINT}` and does not read `{other}`" in done.error
     # SAELens's own name for the place may be another's; what the files say is tried there.
     coder = words_coder(tmp_path / "theirs", states)
-    for asked in (MLP, other):
-        out = tmp_path / asked
-        done = harvested(world, coder, out, hookpoint=asked)
-        assert done.code == 2, asked
-        assert f"its input is not as it was trained; harvest at `{HOOKPOINT}`" in done.error
-    assert harvested(world, coder, tmp_path / "same", hookpoint="layers.0").code == 0
+    done = harvested(world, coder, tmp_path / "run", hookpoint=other)
+    assert done.code == 2
+    assert f"its input is not as it was trained; harvest at `{HOOKPOINT}`" in done.error

@@ -33,6 +33,8 @@ _BEFORE_MLP = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
 
 _SAME = 1.1
 """Scales nearer to each other than this factor are one."""
+_OTHER = 2.0
+"""A factor on activations that no right coder wants: an L1 penalty shrinks them by a third."""
 _UNIT = 0.01
 """Decoder rows whose norms differ from 1 by less are unit rows."""
 _USUAL_K = (16, 32, 64, 128, 256)
@@ -172,7 +174,7 @@ def _scales(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Iterat
                 lambda scale=scale: {"output_scale": scale},  # type: ignore[misc]
             )
     factor = activation_factor(coder, x, target)
-    if factor is not None and max(factor, 1.0 / factor) > _SAME:
+    if factor is not None and max(factor, 1.0 / factor) >= _OTHER:
         now = coder.decoder_scale
         held = torch.ones_like(coder.encoder_bias) if now is None else now
         yield (
@@ -291,9 +293,9 @@ def _rules(coder: SparseCoder, *_: torch.Tensor) -> Iterator[_Change]:
     kind = "rule"
     said = coder.declared
     relu = isinstance(coder.rule, Threshold) and not bool(coder.rule.values.any())
-    k = next((n for name in ("k", "l0") if isinstance(n := said.get(name), int | float)), None)
+    k = next((n for name in ("k", "l0", "l0_range") if (n := _middle(said.get(name)))), None)
     # Of a top-k coder without its k the powers of two are tried, which most have.
-    for number in [round(k)] if k is not None else _USUAL_K if relu else ():
+    for number in [k] if k is not None else _USUAL_K if relu else ():
         if 1 <= number <= coder.n_latents and coder.rule != TopK(number):
             yield (
                 kind,
@@ -319,3 +321,10 @@ def _rules(coder: SparseCoder, *_: torch.Tensor) -> Iterator[_Change]:
             "`rule=Threshold(torch.zeros(n_latents))`",
             lambda: {"rule": Threshold(zeros)},
         )
+
+
+def _middle(said: object) -> int | None:
+    """A number, or the middle of two, as a whole number above zero; None of anything else."""
+    pair = said if isinstance(said, list | tuple) and len(said) == 2 else (said, said)
+    bounds = [bound for bound in pair if isinstance(bound, int | float) and 0 < bound < math.inf]
+    return max(round(math.sqrt(math.prod(bounds))), 1) if len(bounds) == 2 else None
