@@ -182,9 +182,10 @@ def thresholds(made):
     spread = torch.rand(LATENTS, generator=torch.Generator().manual_seed(0)) + 0.5
     gated = _fitted(replace(lower, rule=Gated(spread, base.encoder_bias * spread)), seen, seen)
     for kind, coder in (("threshold", jump), ("ReLU", relu), ("gated", gated)):
-        for says, declared in (("", coder.declared), (", nothing declared", {})):
-            yield Case(kind, f"as made{says}", replace(coder, declared=declared), x)
-            yield from misread(kind, replace(coder, declared=declared), x, says)
+        yield Case(kind, "as made", coder, x)
+        bare = replace(coder, declared={})
+        yield Case(kind, "as made, nothing declared", bare, x)
+        yield from misread(kind, bare, x)
     open_ = replace(jump, rule=Threshold(zeros))
     yield Case("threshold", "ReLU for its threshold", open_, x, wrong=("rule",))
     bare = replace(open_, declared={})
@@ -261,12 +262,12 @@ def mlps(made):
     )
 
 
-def misread(kind, coder, x, says="", target=None):
+def misread(kind, coder, x, target=None):
     """A coder with one convention read wrongly."""
 
     def case(what, wrong, **changes):
         wrongs = wrong if isinstance(wrong, tuple) else (wrong,)
-        return Case(kind, what + says, replace(coder, **changes), x, target, wrong=wrongs)
+        return Case(kind, what, replace(coder, **changes), x, target, wrong=wrongs)
 
     if coder.input_bias is not None:
         yield case("input bias not taken off", "input bias", input_bias=None)

@@ -119,7 +119,7 @@ def check_coder(
 
     At most 2,048 rows are looked at, evenly spread over those given, and 512 for each convention
     tried; fewer (never under 64) where the encoder has over 2²⁹ weights. No convention is tried
-    where the figures leave nothing to explain, else about 15. Each costs one encoding of its rows
+    where the figures leave nothing to explain, else about 20. Each costs one encoding of its rows
     and 2³² multiply-adds of decoding at most. Beside the coder it takes one copy of its encoder or
     decoder and about 400 MB.
 
