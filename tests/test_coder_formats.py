@@ -6,22 +6,18 @@ The files under `golden/coders` come from those libraries, or by hand from the p
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from coder_files import GOLDEN, MEANT, NAMES
 from glossator.cli import app
 from glossator.coders import load_coder
 from glossator.encode import Gated, GroupMax, Threshold, TopK
 from glossator.errors import InputError
 
-GOLDEN = Path(__file__).parent / "golden" / "coders"
-NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-# Of a folder with several coders, the one whose numbers stand beside it.
-MEANT = {"circuit_tracer_clt": "W_enc_1"}
 RULES = {
     "circuit_tracer_clt": Threshold,
     "circuit_tracer_jumprelu": Threshold,
@@ -114,6 +110,8 @@ def test_what_the_files_claim_is_kept_for_the_check():
     assert declared["l0"] == pytest.approx(densities.sum(), rel=1e-4)
     assert declared["density"] == pytest.approx(densities.mean(), rel=1e-4)
     assert load_coder(GOLDEN / "gemma_scope").declared["l0"] == 71
+    assert load_coder(GOLDEN / "dictionary_learning_batchtopk").declared["l0"] == 4
+    assert "l0" not in load_coder(GOLDEN / "dictionary_learning_jumprelu").declared
     assert load_coder(GOLDEN / "gemma_scope").declared["model_name"] == "google/gemma-2-2b"
     assert load_coder(GOLDEN / "gemma_scope_2").declared["l0_range"] == [10, 20]
     assert load_coder(GOLDEN / "sparsify_topk").declared["context_size"] == 2048
