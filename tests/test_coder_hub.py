@@ -49,7 +49,7 @@ def test_a_repository_of_several_coders_lists_them_and_one_that_is_not_there_say
     said, _ = served
     several = said["owner/coders", None]["error"]
     assert several.startswith("coder `owner/coders`: several coders; ")
-    assert "`saelens_5_topk`" in several
+    assert "`llama_scope_r1`" in several
     gated = load_coder(GOLDEN / "saelens_gated").hash
     assert said["owner/coders", "saelens_gated"] == {"hash": gated}
     layout = "the repository holds no coder of a known layout under `nowhere`"

@@ -1,28 +1,31 @@
 """Make the coders of `tests/test_coder_formats.py`, with their peers' own encodings beside them.
 
-    python tests/golden/coders/make.py        # where sae-lens, eai-sparsify and dictionary-learning
-                                              # are installed; written once with the versions below
+    python tests/golden/coders/make.py openai llama_scope       # these; committed once made
+    python tests/golden/coders/make.py saelens --out made --seed 7   # others like them, elsewhere
 
-sae-lens 6.54.12, eai-sparsify 1.3.3, dictionary-learning 0.1.0, torch 2.13.0. Formats whose library
-is on no registry (OpenAI, Llama Scope, Gemma Scope, Qwen Scope, Goodfire, circuit-tracer) are
-written by hand from their published layout, and their rule is spelled out here in float64.
+`saelens`, `sparsify` and `dictionary_learning` need the library of that name: sae-lens 6.54.12,
+eai-sparsify 1.3.3, dictionary-learning 0.1.0 (`make test-peers` has each in a folder of its own,
+and makes such coders anew). The others are written by hand from their published layout, and their
+rule is spelled out here in float64.
 
 Each folder holds the coder as it is published, and `expected.npz`: `x` float32[6, d], the dense
 `activations` [6, L] and the reconstruction `y` [6, d_out].
 """
 
+import argparse
 import json
 import shutil
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent
 D, OUT, L, K, ROWS = 8, 10, 24, 4, 6
-made = torch.Generator().manual_seed(20260501)
+made = torch.Generator()
 
 
 def random(*shape, scale=1.0):
@@ -48,8 +51,10 @@ def expected(folder, x, activations, y):
 
 
 def fresh(name):
-    folder = HERE / name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = ROOT / name
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -249,7 +254,7 @@ def gemma_scope():
     )
     W, B, DEC, BD, T, X = double(w, b, dec, b_dec, t, x)
     acts = jump(X @ W.T + B, T)
-    expected(HERE / "gemma_scope", x, acts, acts @ DEC + BD)
+    expected(ROOT / "gemma_scope", x, acts, acts @ DEC + BD)
 
     w, b, dec, b_dec, t = parts(D, OUT)
     skip = random(D, OUT, scale=0.5)
@@ -276,7 +281,7 @@ def gemma_scope():
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     W, B, DEC, BD, T, X, S = double(w, b, dec, b_dec, t, x, skip)
     acts = jump(X @ W.T + B, T)
-    expected(HERE / "gemma_scope_2", x, acts, acts @ DEC + BD + X @ S)
+    expected(ROOT / "gemma_scope_2", x, acts, acts @ DEC + BD + X @ S)
 
     layers, layer = 3, 1
     w, b, _, b_dec, t = parts()
@@ -289,14 +294,18 @@ def gemma_scope():
     )
     W, B, DEC, BD, T, X = double(w, b, dec, b_dec, t, x)
     acts = jump(X @ W.T + B, T)
-    expected(HERE / "gemma_scope_2_clt", x, acts, acts @ DEC[:, layer] + BD)
+    expected(ROOT / "gemma_scope_2_clt", x, acts, acts @ DEC[:, layer] + BD)
 
 
-def llama_scope():
-    # 2024: one threshold on the scale of the model's activations, of unit decoder rows.
+def llama_scope_2024(name, hooks, norms, by_decoder):
+    """One threshold, on the scale to which its library of October 2024 takes pre-activations.
+
+    That library (`lm_saes/sae.py` of OpenMOSS/Language-Model-SAEs at 4ec6f0aa) folds the norms of
+    the data into the weights, then, where told so, makes the decoder's rows of norm 1.
+    """
     w, b, dec, b_dec, _ = parts()
     x = random(ROWS, D, scale=3.0)
-    folder = fresh("llama_scope")
+    folder = fresh(name)
     (folder / "checkpoints").mkdir(exist_ok=True)
     save_file(
         {
@@ -308,13 +317,13 @@ def llama_scope():
         folder / "checkpoints" / "final.safetensors",
     )
     config = {
-        "hook_point_in": "blocks.15.hook_resid_post",
-        "hook_point_out": "blocks.15.hook_resid_post",
+        "hook_point_in": hooks[0],
+        "hook_point_out": hooks[1],
         "act_fn": "jumprelu",
         "jump_relu_threshold": 0.5,
         "norm_activation": "dataset-wise",
-        "dataset_average_activation_norm": {"in": 9.0, "out": 9.0},
-        "sparsity_include_decoder_norm": True,
+        "dataset_average_activation_norm": {"in": norms[0], "out": norms[1]},
+        "sparsity_include_decoder_norm": by_decoder,
         "apply_decoder_bias_to_pre_encoder": False,
         "use_decoder_bias": True,
         "d_model": D,
@@ -323,12 +332,23 @@ def llama_scope():
     }
     (folder / "hyperparams.json").write_text(json.dumps(config, indent=1))
     W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
-    factor = D**0.5 / 9.0
-    pre = (X * factor) @ W.T + B
-    # What its own library compares with the threshold: weights standardised, then unit decoders.
-    theirs = pre / factor * DEC.norm(dim=1)
-    acts = pre * (theirs > 0.5)
-    expected(folder, x, acts, (acts @ DEC + BD) / factor)
+    factor_in, factor_out = (D**0.5 / norm for norm in norms)
+    folded, folded_bias, rows = W, B / factor_in, DEC * factor_in / factor_out
+    if by_decoder:
+        lengths = rows.norm(dim=1, keepdim=True)
+        folded, folded_bias, rows = W * lengths, folded_bias * lengths[:, 0], rows / lengths
+    theirs = X @ folded.T + folded_bias
+    kept = theirs > 0.5
+    acts = ((X * factor_in) @ W.T + B) * kept
+    expected(folder, x, acts, (theirs * kept) @ rows + BD / factor_out)
+
+
+def llama_scope():
+    site = ("blocks.15.hook_resid_post", "blocks.15.hook_resid_post")
+    llama_scope_2024("llama_scope", site, (9.0, 9.0), by_decoder=True)
+    site = ("blocks.15.ln2.hook_normalized", "blocks.15.hook_mlp_out")
+    llama_scope_2024("llama_scope_transcoder", site, (9.0, 4.0), by_decoder=True)
+    llama_scope_2024("llama_scope_as_stored", site, (9.0, 4.0), by_decoder=False)
 
     # R1-Distill: a threshold for each latent, with settings in config.json.
     w, b, dec, b_dec, t = parts()
@@ -403,18 +423,25 @@ def llama_scope():
 
 
 def openai():
-    for name, activation, normalize in (("v5", "TopK", True), ("v1", "ReLU", False)):
+    for name, activation, tied in (
+        ("v5", "TopK", False),
+        ("v1", "ReLU", False),
+        ("tied", "ReLU", True),
+    ):
         w, b, dec, b_dec, _ = parts()
         x = random(ROWS, D) + 0.5
+        normalize = activation == "TopK"
         folder = fresh(f"openai_{name}")
         site = f"resid_delta_mlp{'_v5_32k' if normalize else ''}"
         file = folder / site / "autoencoders" / "8.pt"
         file.parent.mkdir(parents=True, exist_ok=True)
+        # A tied coder's decoder holds the encoder itself, under a name of its own.
+        own = {"decoder.linear.weight": w} if tied else {"decoder.weight": dec.T.contiguous()}
         held = {
             "pre_bias": b_dec,
             "encoder.weight": w,
             "latent_bias": b,
-            "decoder.weight": dec.T.contiguous(),
+            **own,
             "stats_last_nonzero": torch.zeros(L, dtype=torch.long),
             "latents_activation_frequency": torch.ones(L),
             "latents_mean_square": torch.zeros(L),
@@ -422,7 +449,7 @@ def openai():
             "activation_state_dict": {"k": K, "postact_fn": "ReLU"} if normalize else {},
         }
         torch.save(held, file)
-        W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
+        W, B, DEC, BD, X = double(w, b, w if tied else dec, b_dec, x)
         mean = X.mean(1, keepdim=True)
         deviation = (X - mean).std(1, keepdim=True)
         given = (X - mean) / (deviation + 1e-5) if normalize else X
@@ -442,7 +469,7 @@ def qwen_scope():
     )
     W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
     acts = largest(X @ W.T + B, K)
-    expected(HERE / "qwen_scope", x, acts, acts @ DEC + BD)
+    expected(ROOT / "qwen_scope", x, acts, acts @ DEC + BD)
 
 
 def goodfire():
@@ -459,7 +486,7 @@ def goodfire():
     )
     W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
     acts = (X @ W.T + B).clamp(min=0)
-    expected(HERE / "goodfire", x, acts, acts @ DEC + BD)
+    expected(ROOT / "goodfire", x, acts, acts @ DEC + BD)
 
 
 def circuit_tracer():
@@ -513,13 +540,20 @@ def circuit_tracer():
     (folder / "config.yaml").write_text("\n".join(lines) + "\n")
 
 
+MAKERS = (
+    *(saelens, sparsify, dictionary_learning),
+    *(gemma_scope, llama_scope, openai, qwen_scope, goodfire, circuit_tracer),
+)
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    for old in HERE.iterdir():
-        if old.is_dir():
-            shutil.rmtree(old)
-    for make in (
-        *(saelens, sparsify, dictionary_learning),
-        *(gemma_scope, llama_scope, openai, qwen_scope, goodfire, circuit_tracer),
-    ):
-        make()
+    known = {make.__name__: make for make in MAKERS}
+    parser = argparse.ArgumentParser(description="Make coders and what they encode to.")
+    parser.add_argument("formats", nargs="+", choices=known)
+    parser.add_argument("--out", type=Path, default=ROOT)
+    parser.add_argument("--seed", type=int, default=20260501)
+    given = parser.parse_args()
+    ROOT = given.out
+    for name in given.formats:
+        made.manual_seed(given.seed + zlib.crc32(name.encode()))
+        known[name]()
