@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -123,7 +124,10 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return
             if send:
                 hub.fetched.append(f"{repository}/{path}")
-            self._reply(data, headers, send)
+            part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if part:
+                data = data[int(part[1]) : int(part[2]) + 1]  # the last byte is included
+            self._reply(data, headers, send, status=206 if part else 200)
 
         def _refuse(self, code: str, send: bool) -> None:
             self._reply(b"{}", {"X-Error-Code": code}, send, status=404)
