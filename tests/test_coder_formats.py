@@ -118,7 +118,7 @@ def test_a_folder_of_several_coders_lists_them_and_a_name_or_a_layer_chooses():
     assert by_name.hash == by_layer.hash == by_file.hash
     with pytest.raises(InputError, match=r"none for `layers\.7`; name one with `hookpoint`: `W_"):
         load_coder(folder, "layers.7")
-    with pytest.raises(InputError, match=r"none for `saelens`; .*`openai_v1.* and \d+ more$"):
+    with pytest.raises(InputError, match=r"none for `saelens`; .*`llama_scope`.* and \d+ more$"):
         load_coder(GOLDEN, "saelens")
     layer = (
         r"several coders for `layers\.2`; .*: `circuit_tracer_clt/W_enc_2`, `circuit_tracer_jump"

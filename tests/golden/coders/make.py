@@ -3,10 +3,11 @@
     python tests/golden/coders/make.py openai llama_scope       # these; committed once made
     python tests/golden/coders/make.py saelens --out made --seed 7   # others like them, elsewhere
 
-`saelens`, `sparsify` and `dictionary_learning` need the library of that name: sae-lens 6.54.12,
-eai-sparsify 1.3.3, dictionary-learning 0.1.0 (`make test-peers` has each in a folder of its own,
-and makes such coders anew). The others are written by hand from their published layout, and their
-rule is spelled out here in float64.
+`saelens`, `sparsify`, `dictionary_learning`, `llamascopium` and `circuit_tracer` need the library
+of that name: sae-lens 6.54.12, eai-sparsify 1.3.3, dictionary-learning 0.1.0, llamascopium
+2.0.0b34, circuit-tracer 0.5.0. `make test-peers` has each in a folder of its own, and makes such
+coders anew. The others are written by hand from their published layout, and their rule is spelled
+out here in float64.
 
 Each folder holds the coder as it is published, and `expected.npz`: `x` float32[6, d], the dense
 `activations` [6, L] and the reconstruction `y` [6, d_out].
@@ -213,6 +214,100 @@ def dictionary_learning():
         expected(folder, x, activations, module.decode(activations))
 
 
+# --- Llamascopium ------------------------------------------------------------------------------
+
+
+def llamascopium():
+    from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
+
+    hooks = ("blocks.3.ln2.hook_normalized", "blocks.3.hook_mlp_out")
+    for name, given in (
+        ("llamascopium", {"act_fn": "topk", "top_k": K}),
+        ("llamascopium_jumprelu", {"act_fn": "jumprelu"}),
+        ("llamascopium_plain", {"act_fn": "relu", "sparsity_include_decoder_norm": False}),
+    ):
+        config = SAEConfig(
+            hook_point_in=hooks[0],
+            hook_point_out=hooks[1],
+            d_model=D,
+            expansion_factor=L / D,
+            norm_activation="dataset-wise",
+            **given,
+        )
+        module = SparseAutoEncoder(config)
+        fill(module)
+        module.set_dataset_average_activation_norm({hooks[0]: 6.0, hooks[1]: 2.5})
+        folder = fresh(name)
+        module.save_pretrained(folder)
+        config.save_hyperparameters(folder)
+        x = random(ROWS, D, scale=3.0)
+        scaled = module.normalize_activations({hooks[0]: x, hooks[1]: torch.zeros(ROWS, D)})
+        activations = module.encode(scaled[hooks[0]])
+        y = module.decode(activations) / module.compute_norm_factor(x, hooks[1])
+        if given["act_fn"] == "topk":
+            # The record's activations carry the norm by which latents are ranked.
+            activations = activations * module.decoder_norm()
+        expected(folder, x, activations, y)
+
+
+# --- circuit-tracer ----------------------------------------------------------------------------
+
+
+def circuit_tracer():
+    from circuit_tracer.transcoder.activation_functions import JumpReLU, TopK
+    from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder
+    from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder
+
+    device = torch.device("cpu")
+    for name, activation, rule in (
+        ("relu_skip", "relu", torch.relu),
+        ("jumprelu", "jump_relu", JumpReLU(torch.zeros(L))),
+        ("topk", "topk", TopK(K)),
+    ):
+        module = SingleLayerTranscoder(
+            D, L, rule, 2, name == "relu_skip", device=device, dtype=torch.float32
+        )
+        fill(module)
+        folder = fresh(f"circuit_tracer_{name}")
+        module.to_safetensors(folder / "layer_2.safetensors")
+        lines = [
+            "model_kind: transcoder_set",
+            "model_name: Qwen/Qwen3-0.6B",
+            "feature_input_hook: mlp.hook_in",
+            "feature_output_hook: hook_mlp_out",
+            "scan: a/scan",
+            f"activation: {activation}",
+            *([f"k: {K}"] if activation == "topk" else []),
+        ]
+        (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+        x = random(ROWS, D)
+        activations = module.encode(x)
+        if activation == "topk":
+            # Its rule may keep what is below zero; ours never does.
+            assert (activations >= 0).all(), "of the largest some are negative: take another seed"
+        expected(folder, x, activations, module(x))
+    module = CrossLayerTranscoder(
+        3, L, D, "jump_relu", lazy_decoder=False, device=device, dtype=torch.float32
+    )
+    fill(module)
+    folder = fresh("circuit_tracer_clt")
+    module.to_safetensors(folder)
+    lines = (
+        "model_kind: cross_layer_transcoder",
+        "model_name: google/gemma-2-2b",
+        f"feature_input_hook: {module.feature_input_hook}",
+        f"feature_output_hook: {module.feature_output_hook}",
+        "scan: a/scan",
+    )
+    (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+    x = random(ROWS, D)
+    # Layer 1 alone, as it reads and as it writes to its own layer.
+    activations = module.encode_layer(x, 1)
+    here = torch.zeros(3, ROWS, L)
+    here[1] = activations
+    expected(folder, x, activations, module.decode(here)[1])
+
+
 # --- by hand, from the published layouts -------------------------------------------------------
 
 
@@ -383,44 +478,6 @@ def llama_scope():
     acts = jump((X * factor) @ W.T + B, T / DEC.norm(dim=1))
     expected(folder, x, acts, (acts @ DEC + BD) / factor)
 
-    # Llamascopium: other names; here top-K over pre-activations times decoder norms, and a
-    # transcoder whose output has a norm of its own.
-    w, b, dec, b_dec, _ = parts()
-    x = random(ROWS, D, scale=3.0)
-    folder = fresh("llamascopium")
-    hooks = ("blocks.3.ln2.hook_normalized", "blocks.3.hook_mlp_out")
-    save_file(
-        {
-            "W_E": w.T.contiguous(),
-            "b_E": b,
-            "W_D": dec,
-            "b_D": b_dec,
-            f"dataset_average_activation_norm.{hooks[0]}": torch.tensor(6.0),
-            f"dataset_average_activation_norm.{hooks[1]}": torch.tensor(2.5),
-        },
-        folder / "sae_weights.safetensors",
-    )
-    config = {
-        "sae_type": "sae",
-        "hook_point_in": hooks[0],
-        "hook_point_out": hooks[1],
-        "act_fn": "topk",
-        "top_k": K,
-        "norm_activation": "dataset-wise",
-        "sparsity_include_decoder_norm": True,
-        "use_decoder_bias": True,
-        "use_glu_encoder": False,
-        "d_model": D,
-        "expansion_factor": L / D,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    W, B, DEC, BD, X = double(w, b, dec, b_dec, x)
-    factor_in, factor_out = D**0.5 / 6.0, D**0.5 / 2.5
-    norms = DEC.norm(dim=1)
-    ranked = largest(((X * factor_in) @ W.T + B).clamp(min=0) * norms, K)
-    # The record's activations carry the norm by which latents are ranked.
-    expected(folder, x, ranked, (ranked / norms @ DEC + BD) / factor_out)
-
 
 def openai():
     for name, activation, tied in (
@@ -489,60 +546,9 @@ def goodfire():
     expected(ROOT / "goodfire", x, acts, acts @ DEC + BD)
 
 
-def circuit_tracer():
-    for name, activation in (("relu_skip", "relu"), ("jumprelu", "jump_relu"), ("topk", "topk")):
-        w, b, dec, b_dec, t = parts()
-        skip = random(D, D, scale=0.5)
-        x = random(ROWS, D)
-        folder = fresh(f"circuit_tracer_{name}")
-        held = {"W_enc": w, "W_dec": dec, "b_enc": b, "b_dec": b_dec}
-        if name == "relu_skip":
-            held["W_skip"] = skip
-        if name == "jumprelu":
-            held["activation_function.threshold"] = t
-        save_file(held, folder / "layer_2.safetensors")
-        lines = [
-            "model_kind: transcoder_set",
-            "model_name: Qwen/Qwen3-0.6B",
-            "feature_input_hook: mlp.hook_in",
-            "feature_output_hook: hook_mlp_out",
-            "scan: a/scan",
-            f"activation: {activation}",
-            *([f"k: {K}"] if activation == "topk" else []),
-        ]
-        (folder / "config.yaml").write_text("\n".join(lines) + "\n")
-        W, B, DEC, BD, T, X, S = double(w, b, dec, b_dec, t, x, skip)
-        pre = X @ W.T + B
-        rules = {"relu": pre.clamp(min=0), "jump_relu": jump(pre, T), "topk": largest(pre, K)}
-        acts = rules[activation]
-        y = acts @ DEC + BD + (X @ S.T if name == "relu_skip" else 0)
-        expected(folder, x, acts, y)
-    layers = 3
-    folder = fresh("circuit_tracer_clt")
-    for layer in range(layers):
-        w, b, _, b_dec, t = parts()
-        dec = random(L, layers - layer, D, scale=0.5)
-        held = {f"W_enc_{layer}": w, f"b_enc_{layer}": b, f"b_dec_{layer}": b_dec}
-        save_file({**held, f"threshold_{layer}": t}, folder / f"W_enc_{layer}.safetensors")
-        save_file({f"W_dec_{layer}": dec}, folder / f"W_dec_{layer}.safetensors")
-        if layer == 1:
-            x = random(ROWS, D)
-            W, B, DEC, BD, T, X = double(w, b, dec, b_dec, t, x)
-            acts = jump(X @ W.T + B, T)
-            expected(folder, x, acts, acts @ DEC[:, 0] + BD)
-    lines = (
-        "model_kind: cross_layer_transcoder",
-        "model_name: google/gemma-2-2b",
-        "feature_input_hook: hook_resid_mid",
-        "feature_output_hook: hook_mlp_out",
-        "scan: a/scan",
-    )
-    (folder / "config.yaml").write_text("\n".join(lines) + "\n")
-
-
 MAKERS = (
-    *(saelens, sparsify, dictionary_learning),
-    *(gemma_scope, llama_scope, openai, qwen_scope, goodfire, circuit_tracer),
+    *(saelens, sparsify, dictionary_learning, llamascopium, circuit_tracer),
+    *(gemma_scope, llama_scope, openai, qwen_scope, goodfire),
 )
 
 if __name__ == "__main__":
