@@ -34,6 +34,16 @@ def copied(tmp_path):
     return lambda name: coder_files.copied(name, tmp_path)
 
 
+def test_a_tied_coder_whose_decoder_is_not_its_encoder_is_refused(copied):
+    folder, path = copied("openai_tied")
+    held = _read(path)
+    held["decoder.linear.weight"] = held["encoder.weight"].clone()
+    held["decoder.linear.weight"][3, 2] += 1
+    _write(path, held)
+    with pytest.raises(InputError, match=r"8\.pt`: `decoder\.linear\.weight` is not `encoder"):
+        load_coder(folder)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("kept", [0, 5, 0.3, 0.99])
 def test_a_file_cut_short_is_refused_by_name(copied, name, kept):
