@@ -38,7 +38,7 @@ class ExportedRun:
         facts = triage(self.index, min_windows=10, min_documents=5)
         facts["status"][1] = "rare"
         facts["status"][2] = "dense"
-        logits = json.dumps([["word1", 2.5], ["word2", 1.0]])
+        logits = json.dumps([[1, 2.5], [2, 1.0]])  # token ids, as a run has them
         self.store = Store.open(folder / "run")
         self.store.add(
             "latents",

@@ -181,7 +181,7 @@ def test_neuronpedias_tree_has_its_columns_and_the_runs_values(run, tmp_path):
         assert one.topkCosSimIndices == run.neighbours.ids[latent].tolist()
         assert one.topkCosSimValues == pytest.approx(run.neighbours.cosines[latent].tolist())
         assert one.frac_nonzero == run.index.counts()[latent] / run.index.n_tokens
-        assert (one.pos_str, one.pos_values) == (["word1", "word2"], [2.5, 1.0])
+        assert (one.pos_str, one.pos_values) == ([" word1", " word2"], [2.5, 1.0])
     rows = [Activation(**row) for row in lines(folder / "activations" / "batch-0.jsonl.gz")]
     assert len({row.id for row in rows}) == len(rows)
     deciles = run.index.deciles()

@@ -16,7 +16,7 @@ from glossator import imports
 from glossator.cli_options import examples, help_without_command, parse_latents
 from glossator.errors import InputError
 from glossator.export import circuit_tracer, dataset, delphi, neuronpedia, notes, upload
-from glossator.export.material import Chosen
+from glossator.export.chosen import Chosen
 from glossator.progress import reporter
 from glossator.runs import Run
 
@@ -233,6 +233,7 @@ def saebench_command(
                 sae_id=sae_id,
                 dataset=dataset_name,
                 chosen=chosen,
+                progress=reporter(),
             )
         )
 

@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from glossator.errors import InputError
-from glossator.export.material import Chosen, Exported, Page, pages
+from glossator.export.chosen import Chosen, Exported
+from glossator.export.material import Page, pages
 from glossator.export.places import absent, new_tree
 from glossator.folders import new_file
 from glossator.progress import SILENT, Progress
@@ -197,8 +198,8 @@ def _feature(run: Exported, page: Page, name: str) -> dict[str, Any]:
         "examples_quantiles": [
             {"quantile_name": group, "examples": examples} for group, examples in groups.items()
         ],
-        "top_logits": [token for token, _ in page.logits("top_logits")],
-        "bottom_logits": [token for token, _ in page.logits("bottom_logits")],
+        "top_logits": [token for token, _ in page.promoted],
+        "bottom_logits": [token for token, _ in page.suppressed],
         "act_min": 0.0,
         "act_max": page.maximum,
         "quantile_values": list(page.deciles),

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from glossator.export.material import BATCH, Chosen, Exported, Page, pages
+from glossator.export.chosen import BATCH, Chosen, Exported
+from glossator.export.groups import grouped
+from glossator.export.material import Page, pages
 from glossator.export.places import absent, new_tree
 from glossator.export.verdicts import verdict_rows
 from glossator.progress import SILENT, Progress
@@ -131,24 +132,18 @@ def export_dataset(
     """
     out = absent(out)
     chosen = Chosen.of(run) if chosen is None else chosen
-    n_verdicts = 0
     with new_tree(out) as scratch:
         (scratch / "data").mkdir()
         with (
-            pq.ParquetWriter(
-                scratch / "data" / "latents.parquet", LATENTS, compression="zstd"
-            ) as latents,
-            pq.ParquetWriter(
-                scratch / "data" / "verdicts.parquet", VERDICTS, compression="zstd"
-            ) as verdicts,
+            grouped(scratch / "data" / "latents.parquet", LATENTS) as latents,
+            grouped(scratch / "data" / "verdicts.parquet", VERDICTS) as verdicts,
         ):
             for batch in _batches(pages(run, chosen, n_top=5, per_decile=1, progress=progress)):
                 rows = [_latent(run, page) for page in batch]
-                latents.write_table(pa.Table.from_pylist(rows, LATENTS))
+                latents.write(pa.Table.from_pylist(rows, LATENTS))
                 rows = list(_verdicts(run, batch))
-                n_verdicts += len(rows)
-                verdicts.write_table(pa.Table.from_pylist(rows, VERDICTS))
-        card = _card(run, title, licence, chosen, n_verdicts)
+                verdicts.write(pa.Table.from_pylist(rows, VERDICTS))
+        card = _card(run, title, licence, chosen, verdicts.rows)
         (scratch / "README.md").write_text(card, encoding="utf-8")
     return out
 
@@ -192,8 +187,8 @@ def _latent(run: Exported, page: Page) -> dict[str, Any]:
             {"latent": other, "cosine": cosine, "relation": relation}
             for other, cosine, relation in page.near
         ],
-        "top_logits": [{"token": t, "logit": v} for t, v in page.logits("top_logits")],
-        "bottom_logits": [{"token": t, "logit": v} for t, v in page.logits("bottom_logits")],
+        "top_logits": [{"token": t, "logit": v} for t, v in page.promoted],
+        "bottom_logits": [{"token": t, "logit": v} for t, v in page.suppressed],
         "examples": [
             {"decile": one.decile, "tokens": list(one.tokens), "activations": list(one.values)}
             for one in page.examples

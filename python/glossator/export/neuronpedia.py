@@ -22,7 +22,8 @@ from typing import Any
 
 from pydantic import Field
 
-from glossator.export.material import BATCH, Chosen, Example, Exported, Page, pages
+from glossator.export.chosen import BATCH, Chosen, Exported
+from glossator.export.material import Example, Page, pages
 from glossator.export.places import absent, new_tree
 from glossator.export.verdicts import verdict_rows
 from glossator.progress import SILENT, Progress
@@ -237,7 +238,7 @@ def _of(page: Page, source: NeuronpediaSource) -> dict[str, Any]:
 
 
 def _feature(page: Page, source: NeuronpediaSource) -> dict[str, Any]:
-    promoted, suppressed = page.logits("top_logits"), page.logits("bottom_logits")
+    promoted, suppressed = page.promoted, page.suppressed
     return {
         **_of(page, source),
         "creatorId": source.creator_id,

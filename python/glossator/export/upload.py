@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from glossator.errors import InputError
-from glossator.export.material import Chosen, Exported, Page, pages
+from glossator.export.chosen import Chosen, Exported
+from glossator.export.material import Page, pages
 from glossator.export.neuronpedia import NeuronpediaSource, quantile
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
@@ -114,8 +115,8 @@ def _feature(page: Page, source: NeuronpediaSource) -> dict[str, Any]:
         **{
             name: [{"token": token, "value": value} for token, value in listed[:_LOGITS]]
             for name, listed in (
-                ("topLogits", page.logits("top_logits")),
-                ("bottomLogits", page.logits("bottom_logits")),
+                ("topLogits", page.promoted),
+                ("bottomLogits", page.suppressed),
             )
         },
         "explanations": [
