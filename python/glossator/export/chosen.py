@@ -31,7 +31,7 @@ Include: TypeAlias = Literal["dense", "rare", "unexplained"]
 INCLUDE: tuple[Include, ...] = ("dense", "rare", "unexplained")
 """What is left out of an export unless it is asked for."""
 
-BATCH = 64
+BATCH = 128
 """Latents whose rows and examples are held at once."""
 
 _SCORERS = ("detection", "fuzzing", "corpus")

@@ -134,17 +134,17 @@ def _shard(run: Exported, path: Path, first: int, end: int, bar: Bar) -> None:
         _header(file, tensors)
         parts = [order[at : at + _ROWS] for at in range(0, n, _ROWS)]
         for part in parts:
-            file.write(value[part].astype("<f2", copy=False))
+            file.write(value[part].astype("<f2", copy=False).data)
         for part in parts:
             rows = key[part]
             places = np.empty((len(rows), 3), kind)
             row, places[:, 1] = np.divmod(rows >> _OWNER, np.uint64(S))
             places[:, 0], places[:, 2] = row, rows & np.uint64(2**16 - 1)
-            file.write(places)
+            file.write(places.data)
         last = index.first_context + index.n_contexts
         for context in range(index.first_context, last, _CONTEXTS):
             some = np.arange(context, min(last, context + _CONTEXTS), dtype=np.uint64)
-            file.write(index.contexts(some)[0].astype("<i8"))
+            file.write(index.contexts(some)[0].astype("<i8").data)
 
 
 def _header(file: BinaryIO, tensors: dict[str, tuple[str, list[int], int]]) -> None:
