@@ -103,6 +103,8 @@ class Said:
     """Who wrote it."""
     text: str
     """The explanation."""
+    rule: str | None
+    """JSON of the rule, where it is one."""
     scores: tuple[dict[str, Any], ...]
     """Rows of the table `scores`: one a scorer and metric, over all kinds and deciles."""
 
@@ -233,7 +235,8 @@ class Chosen:
         found: dict[int, list[Said]] = {}
         for row in rows_of(run, "explanations", "explanation_id", ids):
             name = row["explanation_id"]
-            one = Said(name, row["explainer"], row["text"], tuple(figures.get(name, ())))
+            scores = tuple(figures.get(name, ()))
+            one = Said(name, row["explainer"], row["text"], row["rule"], scores)
             found.setdefault(row["latent"], []).append(one)
         return {latent: tuple(sorted(all_, key=Said.place)) for latent, all_ in found.items()}
 

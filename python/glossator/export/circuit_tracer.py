@@ -7,7 +7,7 @@
 A `.bin` holds one record a latent: four bytes with the length of what follows, little-endian, then
 zlib-compressed JSON. The index names for each layer its file and where each latent's record begins;
 a viewer reads from `offsets[i]` to `offsets[i + 1]`. A latent that is not exported has a record
-without examples: a viewer asks for any.
+with its frequency and without examples: a viewer asks for any.
 """
 
 from __future__ import annotations
@@ -140,11 +140,15 @@ def _write(
     offsets = np.zeros(run.index.n_latents + 1, np.int64)
     with new_file(folder / file) as bin_:
         name = name or run.hookpoint
+        summary = run.index.summary()
+        maxima = summary["max_activation"].tolist()
+        frequencies = (summary["count"] / max(run.index.n_tokens, 1)).tolist()
         done = 0
 
         def fill(end: int) -> None:
             for latent in range(done, end):
-                _record(bin_, _empty(latent, name))
+                empty = _empty(latent, name, maxima[latent], frequencies[latent])
+                _record(bin_, empty)
                 offsets[latent + 1] = bin_.tell()
 
         for page in pages(run, chosen, length=length, progress=progress):
@@ -166,14 +170,15 @@ def _record(file: BinaryIO, feature: dict[str, Any]) -> None:
     file.write(packed)
 
 
-def _empty(latent: int, name: str) -> dict[str, Any]:
+def _empty(latent: int, name: str, maximum: float, frequency: float) -> dict[str, Any]:
     lists = ("examples_quantiles", "top_logits", "bottom_logits", "quantile_values", "histogram")
-    figures = ("act_min", "act_max", "activation_frequency")
     return {
         "transcoder_id": name,
         "index": latent,
         **{key: [] for key in lists},
-        **dict.fromkeys(figures, 0.0),
+        "act_min": 0.0,
+        "act_max": maximum,
+        "activation_frequency": frequency,
     }
 
 

@@ -56,7 +56,7 @@ def export_tables(run: Tables, out: str | Path, *, progress: Progress = SILENT) 
     Args:
         run: the run.
         out: a new folder.
-        progress: counts the rows of each table.
+        progress: counts rows.
 
     Returns:
         The files, in the order of `TABLES`.
@@ -65,15 +65,13 @@ def export_tables(run: Tables, out: str | Path, *, progress: Progress = SILENT) 
         InputError: `out` is there already or cannot be written.
     """
     out = absent(out)
-    with new_tree(out) as scratch:
+    total = sum(run.store.count(name) for name in TABLES)
+    with new_tree(out) as scratch, progress.stage("export", total, "rows") as bar:
         for name, schema in TABLES.items():
             resolved = name == "examples"
             if resolved and run.precision is not None:
                 schema = schema.with_metadata({"glossator.precision": run.precision})
-            with (
-                grouped(scratch / f"{name}.parquet", schema) as groups,
-                progress.stage(name, run.store.count(name), "rows") as bar,
-            ):
+            with grouped(scratch / f"{name}.parquet", schema) as groups:
                 for batch in run.store.batches(name):
                     groups.write(_with_text(batch, run.text) if resolved else batch)
                     bar.advance(batch.num_rows)

@@ -18,15 +18,15 @@ _AT_ONCE = 64
 
 
 def verdict_rows(run: Exported, explanation_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The verdicts of some explanations, each with its example's decile, kind, tokens and text.
+    """The verdicts of some explanations, each with its example's facts.
 
     Args:
         run: the run.
         explanation_ids: of which; those of one batch of latents.
 
     Returns:
-        Rows of the table `verdicts` with `decile`, `kind`, `activations`, `tokens`, `str_tokens`
-        and `text` beside.
+        Rows of the table `verdicts` with `decile`, `kind`, `document`, `activations`, `tokens`,
+        `str_tokens` and `text` beside.
     """
     for at in range(0, len(explanation_ids), _AT_ONCE):
         some = explanation_ids[at : at + _AT_ONCE]
@@ -44,6 +44,7 @@ def _examples(run: Exported, ids: list[str]) -> dict[str, dict[str, Any]]:
         found[row["example_id"]] = {
             "decile": row["decile"],
             "kind": row["kind"],
+            "document": row["document"],
             "activations": row["activations"] or [],
             "tokens": tokens,
             "str_tokens": pieces,
