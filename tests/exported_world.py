@@ -45,6 +45,7 @@ class ExportedRun:
             table_of("latents", facts, hookpoint=HOOKPOINT, top_logits=logits),
         )
         self.store.add("explanations", said)
+        self.store.add("protocols", [scored.protocol])
         for name in ("examples", "verdicts", "scores"):
             self.store.add(name, getattr(scored, name))
 
