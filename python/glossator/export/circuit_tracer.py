@@ -140,9 +140,8 @@ def _write(
     offsets = np.zeros(run.index.n_latents + 1, np.int64)
     with new_file(folder / file) as bin_:
         name = name or run.hookpoint
-        summary = run.index.summary()
-        maxima = summary["max_activation"].tolist()
-        frequencies = (summary["count"] / max(run.index.n_tokens, 1)).tolist()
+        maxima = np.nan_to_num(run.index.deciles()[:, 10]).tolist()
+        frequencies = (run.index.counts() / max(run.index.n_tokens, 1)).tolist()
         done = 0
 
         def fill(end: int) -> None:

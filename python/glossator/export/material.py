@@ -84,7 +84,7 @@ def pages(
         progress: counts latents.
     """
     index = run.index
-    deciles, summary = index.deciles(), index.summary()
+    deciles = index.deciles()
     near = run.neighbours
     with progress.stage("export", len(chosen.latents), "latents") as bar:
         for batch in chosen.known(run):
@@ -100,7 +100,7 @@ def pages(
                     promoted=_logits(one.facts["top_logits"], run.text),
                     suppressed=_logits(one.facts["bottom_logits"], run.text),
                     deciles=tuple(deciles[latent].tolist()),
-                    maximum=float(summary["max_activation"][latent]),
+                    maximum=float(np.nan_to_num(deciles[latent, 10])),
                     examples=tuple(drawn.get(latent, ())),
                 )
                 bar.advance(1)
