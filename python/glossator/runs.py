@@ -32,7 +32,7 @@ __all__ = ["STAGES", "Run", "in_numbers_of"]
 
 STAGES = (
     *("subject", "corpus", "forward", "coder", "gate", "shard"),
-    *("harvest", "neighbours", "triage"),
+    *("harvest", "neighbours", "triage", "scramble"),
     *("explain", "explain-judge", "score", "embeddings", "score-judge", "atlas"),
 )
 """The stages of a run, in their order."""
@@ -319,7 +319,8 @@ class Run:
             notes.append(f"the coder was not checked on real text: {gate['reason']}")
         elif gate.get("verdict") == "warns":
             notes.append(gate["line"])
-        notes += stages.get("neighbours", {}).get("notes", [])
+        for name in ("neighbours", "scramble"):
+            notes += stages.get(name, {}).get("notes", [])
         return notes
 
     def close(self) -> None:

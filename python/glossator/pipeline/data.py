@@ -112,7 +112,7 @@ def harvest_set(
             continue
         neighbours_stage(run, index, coder, progress)
         # The last: its end is that of the whole.
-        triage_stage(run, index, read, coder)
+        triage_stage(run, index, read, coder, progress)
         for left in run.path.glob("hidden.f32*"):
             left.unlink()
 
