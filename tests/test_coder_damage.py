@@ -11,10 +11,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from coder_files import GOLDEN, MEANT, NAMES, read, spoiled, weights_of, write
+from coder_files import read, spoiled, weights_of, write
 from glossator.coders import load_coder
 from glossator.errors import InputError
 from glossator.gate import check_coder
+from golden_coders import GOLDEN, MEANT, NAMES
 
 L = 24
 # Statistics of the training, and what another file or the settings say too.

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import coder_files
-from coder_files import GOLDEN, read, write
+from coder_files import read, write
 from glossator.coders import load_coder
 from glossator.errors import InputError
+from golden_coders import GOLDEN
 
 # One coder a format.
 WHOLE = (
@@ -36,10 +37,10 @@ def copied(tmp_path):
 
 def test_a_tied_coder_whose_decoder_is_not_its_encoder_is_refused(copied):
     folder, path = copied("openai_tied")
-    held = _read(path)
+    held = read(path)
     held["decoder.linear.weight"] = held["encoder.weight"].clone()
     held["decoder.linear.weight"][3, 2] += 1
-    _write(path, held)
+    write(path, held)
     with pytest.raises(InputError, match=r"8\.pt`: `decoder\.linear\.weight` is not `encoder"):
         load_coder(folder)
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from coder_files import GOLDEN, MEANT, NAMES
 from glossator.cli import app
 from glossator.coders import load_coder
 from glossator.encode import Gated, GroupMax, Threshold, TopK
