@@ -118,6 +118,22 @@ def test_the_number_format_that_a_trial_finds_is_kept_by_the_set(world, coders, 
             assert {run.config.subject.dtype for run in runs} == {found}
 
 
+def test_the_types_of_all_hookpoints_are_a_table_and_a_plot(both):
+    table = pq.read_table(both[1] / "types.parquet")
+    assert set(table["hookpoint"].to_pylist()) == set(LAYERS)
+    plot = (both[1] / "types.svg").read_text()
+    told = command("types", both[1], "--json")
+    assert told.code == 0, told.err
+    rows = json.loads(told.out)
+    with gl.RunSet.open(both[1]) as runs:
+        for run in runs:
+            assert run.hookpoint in plot
+            counted = {
+                row["type"]: row["latents"] for row in rows if row["hookpoint"] == run.hookpoint
+            }
+            assert counted == run.stages()["triage"]["types"]
+
+
 def test_exports_read_a_run_of_a_set(both, tmp_path):
     run = both[1] / LAYERS[1]
     there = ("--model", "tiny", "--layer", "1", "--source-set", "res")
