@@ -26,6 +26,7 @@ FLOORS = {
     "judges": 2,
     "subjects": 2,
     "text": 2,
+    "reconstruction": 2.15,
     "conventions": 2.2,
     "gate": 2.3,
     "cooccurrence": 3,

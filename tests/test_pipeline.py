@@ -199,7 +199,7 @@ def test_inspect_says_what_the_run_holds(first):
 def test_exported_tables_are_the_runs_tables(first, tmp_path):
     folder, _ = first
     done = command("export", "tables", folder, tmp_path / "tables")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0, done.err
     paths = [tmp_path / "tables" / f"{name}.parquet" for name in TABLES]
     assert done.out.split() == [str(path) for path in paths]
     for name, table in tables_of(folder).items():

@@ -255,11 +255,11 @@ app.command(name="compare", epilog=cli_compare.EPILOG)(cli_compare.compare_comma
 @export.command(name="tables", epilog=examples("glossator export tables run tables"))
 def export_tables_command(
     run_dir: RunDir,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the Parquet files.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the Parquet files.")],
 ) -> None:
     """Write every table of a run as Parquet, one file a table."""
     with Run.open(run_dir) as run:
-        for path in export_tables(run, out):
+        for path in export_tables(run, out, progress=reporter()):
             print(path)
 
 

@@ -23,7 +23,7 @@ from glossator.index import Index
 from glossator.latent_types import TYPES, latent_types
 from glossator.logit_weights import LogitWeights, logit_directions
 from glossator.neighbours import Neighbours, refuse_other_coder
-from glossator.runs import Run
+from glossator.runs import Run, runs_in
 from glossator.type_shares import read_types, type_shares, write_plot, write_types
 
 __all__ = ["EPILOG", "types_command"]
@@ -68,6 +68,7 @@ def types_command(
     A run has told its types at harvest. In an index they are counted now: without the coder's
     directions and the model, no latent is a duplicate or says a token.
     """
+    paths = [one for path in paths for one in runs_in(path) or [path]]
     more = {"--neighbours": neighbours, "--coder": coder, "--subject": subject}
     given = [name for name, value in more.items() if value is not None]
     if given and len(paths) > 1:

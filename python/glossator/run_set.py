@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from glossator.config import RunConfig, load_config, save_config
 from glossator.errors import InputError
-from glossator.runs import Run
+from glossator.runs import Run, in_numbers_of, runs_in
 
 __all__ = ["RunSet"]
 
@@ -53,7 +53,9 @@ class RunSet:
             raise InputError(f"`{taken[0]}`: is no name for a run's folder; name it otherwise")
         settings = path / "config.toml"
         if settings.is_file() and not (path / "run.db").exists():
-            if (there := list(load_config(settings).each())) != list(each):
+            before = load_config(settings)
+            config = in_numbers_of(before, config)
+            if (there := list(before.each())) != list(each):
                 raise InputError(
                     f"{path}: holds runs of `{'`, `'.join(there)}`; name another --out, or give "
                     "the settings of its config.toml"
@@ -84,13 +86,11 @@ class RunSet:
             InputError: no run at `path`.
             RunLockedError: `write`, and another process is writing to one of them.
         """
-        path, settings = Path(path), Path(path) / "config.toml"
-        if (path / "run.db").is_file() or not settings.is_file():
-            return cls(path, [Run.open(path, write=write)])
+        path = Path(path)
         with ExitStack() as broken_off:
             runs = [
-                broken_off.enter_context(Run.open(path / name, write=write))
-                for name in load_config(settings).each()
+                broken_off.enter_context(Run.open(one, write=write))
+                for one in runs_in(path) or [path]
             ]
             broken_off.pop_all()
         return cls(path, runs)

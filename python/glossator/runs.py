@@ -28,7 +28,7 @@ from glossator.records import content_id
 from glossator.store import Store
 from glossator.text import TokenText
 
-__all__ = ["STAGES", "Run"]
+__all__ = ["STAGES", "Run", "in_numbers_of", "runs_in"]
 
 STAGES = (
     *("subject", "corpus", "forward", "coder", "gate", "shard"),
@@ -71,10 +71,10 @@ class Run:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a directory with --out")
         settings = path / "config.toml"
-        if named := _beside(path):
+        if there := runs_in(path):
             raise InputError(
                 f"{path}: holds the runs of several hookpoints; name one of them "
-                f"(`{path / named[0]}`), or another --out"
+                f"(`{there[0]}`), or another --out"
             )
         if path.is_dir() and not settings.exists() and not (path / "run.db").exists():
             held = [entry.name for entry in path.iterdir() if entry.name != "run.lock"]
@@ -86,7 +86,7 @@ class Run:
         try:
             if settings.exists() and _has_data(path):
                 before = load_config(settings)
-                config = _in_numbers_of(before, config)
+                config = in_numbers_of(before, config)
                 _refuse_other_data(path, before, config)
             _sweep(path)
             run = cls(path, config, store)
@@ -106,10 +106,10 @@ class Run:
             RunLockedError: `write`, and another process is writing to it.
         """
         path = Path(path)
-        if named := _beside(path):
+        if there := runs_in(path):
             raise InputError(
                 f"{path}: holds the runs of several hookpoints; name one of them: "
-                f"`{'`, `'.join(str(path / name) for name in named)}`"
+                f"`{'`, `'.join(map(str, there))}`"
             )
         if not (path / "run.db").is_file():
             raise InputError(f"{path}: no run here (`run.db` is missing); name a run directory")
@@ -126,7 +126,7 @@ class Run:
         Raises:
             InputError: the settings mean other data, or name a latent that is not in the index.
         """
-        config = _in_numbers_of(self.config, config)
+        config = in_numbers_of(self.config, config)
         _refuse_other_data(self.path, self.config, config)
         self._refuse_latents(config)
         self.config = config
@@ -334,12 +334,12 @@ class Run:
         self.close()
 
 
-def _beside(path: Path) -> list[str]:
-    """The names of the runs that lie in a folder; none where it is a run, or nothing."""
+def runs_in(path: Path) -> list[Path]:
+    """The runs of several hookpoints that lie in a folder; none where it is a run, or nothing."""
     settings = path / "config.toml"
     if not settings.is_file() or (path / "run.db").exists():
         return []
-    return [name for name in load_config(settings).each() if name]
+    return [path / name for name in load_config(settings).each() if name]
 
 
 def _has_data(path: Path) -> bool:
@@ -354,7 +354,7 @@ def _sweep(path: Path) -> None:
         left.unlink()
 
 
-def _in_numbers_of(old: RunConfig, new: RunConfig) -> RunConfig:
+def in_numbers_of(old: RunConfig, new: RunConfig) -> RunConfig:
     """`new`, in the number format of `old` where it leaves the choice."""
     if new.subject.dtype != "auto":
         return new

@@ -17,7 +17,7 @@ from glossator.folders import new_file
 from glossator.index import Index
 from glossator.neighbours import refuse_other_coder
 from glossator.pipeline.gate import gate_stage
-from glossator.pipeline.latents import neighbours_stage, triage_stage
+from glossator.pipeline.latents import neighbours_stage, triage_stage, types_of_set
 from glossator.progress import SILENT, Progress
 from glossator.run_set import RunSet
 from glossator.runs import Run
@@ -115,6 +115,8 @@ def harvest_set(
         triage_stage(run, index, read, coder, progress)
         for left in run.path.glob("hidden.f32*"):
             left.unlink()
+    if len(runs) > 1:
+        types_of_set(runs)
 
 
 def _loaded(

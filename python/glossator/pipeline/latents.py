@@ -22,15 +22,16 @@ from glossator.logit_weights import LogitWeights, logit_directions
 from glossator.neighbours import Neighbours
 from glossator.progress import SILENT, Progress
 from glossator.records import TABLES
+from glossator.run_set import RunSet
 from glossator.runs import Run
 from glossator.scramble import SCRAMBLE_THRESHOLDS, scramble_test, token_activations
-from glossator.type_shares import type_shares, write_plot, write_types
+from glossator.type_shares import read_types, type_shares, write_plot, write_types
 
 if TYPE_CHECKING:
     from glossator.coders import SparseCoder
     from glossator.subjects import Subject
 
-__all__ = ["SCRAMBLED_SHARE", "neighbours_stage", "triage_stage"]
+__all__ = ["SCRAMBLED_SHARE", "neighbours_stage", "triage_stage", "types_of_set"]
 
 SCRAMBLED_SHARE = 0.1
 """Of the corpus's tokens, so many more are read for the scramble test at most.
@@ -61,6 +62,16 @@ def triage_stage(
     """The table of latents, all figures of their types in a file of the run, and their plot."""
     with run.stage("triage") as facts:
         facts |= _triage(run, index, subject, coder, progress)
+
+
+def types_of_set(runs: RunSet) -> None:
+    """The types of all hookpoints in one file, and their shares in one plot, beside the runs."""
+    kinds = {
+        name: next(iter(read_types(run.path / "types.parquet").values()))
+        for name, run in zip(runs.names, runs, strict=True)
+    }
+    write_types(kinds, runs.path / "types.parquet")
+    write_plot(type_shares(kinds), runs.path / "types.svg")
 
 
 def _neighbours(run: Run, index: Index, coder: SparseCoder, progress: Progress) -> dict[str, Any]:
