@@ -77,7 +77,7 @@ class LogitWeights:
                 f"`decoder` is of {list(rows.shape)} and `unembedding` of {list(columns.shape)}; "
                 "they must be [L, d] and [V, d] of one width"
             )
-        rows, columns = rows.astype(np.float32), columns.astype(np.float32)
+        rows, columns = (part.astype(np.float32, copy=False) for part in (rows, columns))
         V = len(columns)
         centre = columns.mean(axis=0, dtype=np.float64)
         moments = np.zeros((columns.shape[1], columns.shape[1]))
