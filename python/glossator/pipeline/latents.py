@@ -42,8 +42,8 @@ _NEIGHBOURS = 32
 """Neighbours of each latent that are kept, where there are so many."""
 _LOGITS, _SHOWN_LOGITS = 21, 10
 """The largest logit weights that tell what a latent says, and those that are kept."""
-_CONTEXTS_DRAWN_FROM = 20_000
-"""Contexts whose tokens scrambles are made of."""
+_DRAWN_FROM = 2_000_000
+"""Tokens of the corpus among which those are that scrambles are made of."""
 
 
 def neighbours_stage(
@@ -173,16 +173,16 @@ def _scrambled(
         if facts["tokens_tested"] < every:
             facts["notes"] = [
                 f"the scramble test planted {facts['tokens_tested']:,} of the {every:,} peak tokens"
-                f" of {facts['tested']:,} of {len(unigrams):,} unigram latents, drawn by seed: it "
-                f"reads {SCRAMBLED_SHARE:.0%} of the corpus's tokens at most"
+                f" of {len(unigrams):,} unigram latents ({facts['tested']:,} have one at least), drawn"
+                f" by seed: it reads {SCRAMBLED_SHARE:.0%} of the corpus's tokens at most"
             ]
     return columns
 
 
 def _vocabulary(index: Index) -> npt.NDArray[np.uint32]:
     """The distinct tokens that count in the corpus; of a long one, in contexts spread over it."""
-    last = index.first_context + index.n_contexts - 1
-    spread = np.linspace(index.first_context, last, min(index.n_contexts, _CONTEXTS_DRAWN_FROM))
-    tokens, _, mask = index.contexts(np.unique(spread.astype(np.uint64)))
+    some = min(index.n_contexts, max(_DRAWN_FROM // index.context_length, 1))
+    spread = index.first_context + np.arange(some) * index.n_contexts // some
+    tokens, _, mask = index.contexts(spread)
     found: npt.NDArray[np.uint32] = np.unique(tokens[mask])
     return found
