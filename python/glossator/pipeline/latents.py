@@ -173,8 +173,8 @@ def _scrambled(
         if facts["tokens_tested"] < every:
             facts["notes"] = [
                 f"the scramble test planted {facts['tokens_tested']:,} of the {every:,} peak tokens"
-                f" of {len(unigrams):,} unigram latents ({facts['tested']:,} have one at least), drawn"
-                f" by seed: it reads {SCRAMBLED_SHARE:.0%} of the corpus's tokens at most"
+                f" of {len(unigrams):,} unigram latents ({facts['tested']:,} have one at least),"
+                f" drawn by seed: it reads {SCRAMBLED_SHARE:.0%} of the corpus's tokens at most"
             ]
     return columns
 
