@@ -181,7 +181,7 @@ def check_coder(
                 )
             )
     verdict, culprit, line = _judged(coder, seen, compared, claims, trials)
-    if verdict == "misread" and distinct < _FEWEST_STATES:
+    if verdict != "passes" and distinct < _FEWEST_STATES:
         told = _told(seen, claims)
         verdict, culprit = "warns", None
         line = (
