@@ -6,16 +6,13 @@ write(path, {**held, "W_enc": held["W_enc"].T})
 """
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-GOLDEN = Path(__file__).parent / "golden" / "coders"
-NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-MEANT = {"circuit_tracer_clt": "W_enc_1"}
-"""Of a folder with several coders, the one whose numbers stand beside it."""
+from golden_coders import GOLDEN
+
 _WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
 _OTHERS = ("expected.npz", "sparsity.safetensors")
 

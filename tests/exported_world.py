@@ -19,7 +19,7 @@ class ExportedRun:
 
     hookpoint = HOOKPOINT
 
-    def __init__(self, folder):
+    def __init__(self, folder, judge=None):
         import numpy as np
 
         self.index, self.text = planted_index(
@@ -30,7 +30,7 @@ class ExportedRun:
         self.precision = self.index.precision
         said = planted_explanations(range(LATENTS - 1))  # the last one is not explained
         # Deterministic errors, so that scores differ and verdicts disagree with the truth.
-        judge = PlantedJudge(lambda d, line: 0.9 if truth_of(d, line)[0] else 0.2)
+        judge = judge or PlantedJudge(lambda d, line: 0.9 if truth_of(d, line)[0] else 0.2)
         scored = score(
             self.index, said, judge=judge, text=self.text, scorers=["detection", "fuzzing"]
         )
@@ -38,13 +38,14 @@ class ExportedRun:
         facts = triage(self.index, min_windows=10, min_documents=5)
         facts["status"][1] = "rare"
         facts["status"][2] = "dense"
-        logits = json.dumps([["word1", 2.5], ["word2", 1.0]])
+        logits = json.dumps([[1, 2.5], [2, 1.0]])  # token ids, as a run has them
         self.store = Store.open(folder / "run")
         self.store.add(
             "latents",
             table_of("latents", facts, hookpoint=HOOKPOINT, top_logits=logits),
         )
         self.store.add("explanations", said)
+        self.store.add("protocols", [scored.protocol])
         for name in ("examples", "verdicts", "scores"):
             self.store.add(name, getattr(scored, name))
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import coder_files
-from coder_files import GOLDEN, read, write
+from coder_files import read, write
 from glossator.coders import load_coder
 from glossator.errors import InputError
+from golden_coders import GOLDEN
 
 # One coder a format.
 WHOLE = (
@@ -32,6 +33,16 @@ WHOLE = (
 def copied(tmp_path):
     """A coder's folder to spoil, and its file of weights."""
     return lambda name: coder_files.copied(name, tmp_path)
+
+
+def test_a_tied_coder_whose_decoder_is_not_its_encoder_is_refused(copied):
+    folder, path = copied("openai_tied")
+    held = read(path)
+    held["decoder.linear.weight"] = held["encoder.weight"].clone()
+    held["decoder.linear.weight"][3, 2] += 1
+    write(path, held)
+    with pytest.raises(InputError, match=r"8\.pt`: `decoder\.linear\.weight` is not `encoder"):
+        load_coder(folder)
 
 
 @pytest.mark.parametrize("name", WHOLE)
