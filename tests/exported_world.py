@@ -38,13 +38,14 @@ class ExportedRun:
         facts = triage(self.index, min_windows=10, min_documents=5)
         facts["status"][1] = "rare"
         facts["status"][2] = "dense"
-        logits = json.dumps([["word1", 2.5], ["word2", 1.0]])
+        logits = json.dumps([[1, 2.5], [2, 1.0]])  # token ids, as a run has them
         self.store = Store.open(folder / "run")
         self.store.add(
             "latents",
             table_of("latents", facts, hookpoint=HOOKPOINT, top_logits=logits),
         )
         self.store.add("explanations", said)
+        self.store.add("protocols", [scored.protocol])
         for name in ("examples", "verdicts", "scores"):
             self.store.add(name, getattr(scored, name))
 

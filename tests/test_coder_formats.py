@@ -94,6 +94,8 @@ def test_what_the_files_claim_is_kept_for_the_check():
     assert declared["l0"] == pytest.approx(densities.sum(), rel=1e-4)
     assert declared["density"] == pytest.approx(densities.mean(), rel=1e-4)
     assert load_coder(GOLDEN / "gemma_scope").declared["l0"] == 71
+    assert load_coder(GOLDEN / "dictionary_learning_batchtopk").declared["l0"] == 4
+    assert "l0" not in load_coder(GOLDEN / "dictionary_learning_jumprelu").declared
     assert load_coder(GOLDEN / "gemma_scope").declared["model_name"] == "google/gemma-2-2b"
     assert load_coder(GOLDEN / "gemma_scope_2").declared["l0_range"] == [10, 20]
     assert load_coder(GOLDEN / "sparsify_topk").declared["context_size"] == 2048

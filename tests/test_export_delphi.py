@@ -58,7 +58,11 @@ def test_a_cache_is_read_by_safetensors_and_holds_every_activation(run, folder):
     assert [other for _, other in near["3"]] == run.neighbours.ids[3].tolist()
 
 
-def test_what_is_exported_comes_back_with_the_same_figures(run, folder, tmp_path):
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_what_is_exported_comes_back_with_the_same_figures(
+    run, folder, tmp_path, monkeypatch, at_once
+):
+    monkeypatch.setattr("glossator.imports.delphi._AT_ONCE", at_once)
     out = import_delphi(folder, tmp_path / "back", hookpoint=HOOKPOINT, n_latents=8)
     index = Index.open(out / "index")
     for latent in range(LATENTS):

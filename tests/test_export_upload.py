@@ -64,6 +64,7 @@ class Neuronpedia:
 
     def __init__(self, faults=()):
         self.there, self.rows, self.calls, self.faults = {}, [], 0, list(faults)
+        self.silent = 0  # questions that it does not answer
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -78,8 +79,11 @@ class Neuronpedia:
                 self.wfile.write(text)
 
             def do_GET(self):
+                if outer.silent:
+                    outer.silent -= 1
+                    return self.answer(503, {"error": "busy"})
                 found = outer.there.get(self.path.removeprefix("/api/feature/"))
-                self.answer(200 if found else 404, found or {"error": "not found"})
+                return self.answer(200 if found else 404, found or {"error": "not found"})
 
             def do_POST(self):
                 outer.calls += 1
@@ -171,7 +175,13 @@ def test_a_process_killed_between_sending_and_noting_sends_nothing_twice(run, tm
         journal.write_text("".join(written[:3]) + written[3][:20])
         done = send(run, server, journal)
         assert (done.sent, done.before, server.calls) == (0, 3, 2)
-        # And as if the server had never seen it.
+        # And as if the server was busy when it was asked what it has.
+        journal.write_text("".join(written[:3]))
+        server.silent = 3
+        with pytest.raises(InputError, match=r"no success after 2 attempts.*status 503"):
+            send(run, server, journal, attempts=2)
+        assert send(run, server, journal).before == 3
+        # And as if it had never seen it.
         journal.write_text("".join(written[:3]))
         server.there.popitem()
         server.rows.pop()

@@ -8,6 +8,7 @@ import json
 import re
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +27,7 @@ from glossator.export import (
 )
 from glossator.export.circuit_tracer import feature_id
 from glossator.imports import import_neuronpedia
+from glossator.score import scores_from
 from planted import HOOKPOINT
 
 SOURCE = NeuronpediaSource(model="gpt2-small", layer=5, source_set="res-mine", release="mine")
@@ -54,6 +56,8 @@ class Neuron(Strict):
     neg_str: list[str]
     neg_values: list[float]
     frac_nonzero: float
+    freq_hist_data_bar_heights: list[int]
+    freq_hist_data_bar_values: list[float]
 
 
 class Activation(Strict):
@@ -181,7 +185,12 @@ def test_neuronpedias_tree_has_its_columns_and_the_runs_values(run, tmp_path):
         assert one.topkCosSimIndices == run.neighbours.ids[latent].tolist()
         assert one.topkCosSimValues == pytest.approx(run.neighbours.cosines[latent].tolist())
         assert one.frac_nonzero == run.index.counts()[latent] / run.index.n_tokens
-        assert (one.pos_str, one.pos_values) == (["word1", "word2"], [2.5, 1.0])
+        _, activations = run.index.postings(latent)
+        heights, edges = np.histogram(activations, 50, (0, one.maxActApprox))
+        assert one.freq_hist_data_bar_heights == heights.tolist()
+        middles = (edges[1:] + edges[:-1]) / 2
+        assert one.freq_hist_data_bar_values == pytest.approx(middles.tolist(), rel=1e-3)
+        assert (one.pos_str, one.pos_values) == ([" word1", " word2"], [2.5, 1.0])
     rows = [Activation(**row) for row in lines(folder / "activations" / "batch-0.jsonl.gz")]
     assert len({row.id for row in rows}) == len(rows)
     deciles = run.index.deciles()
@@ -289,6 +298,10 @@ def test_feature_files_hold_every_latent_where_the_index_says(run, tmp_path):
         assert feature.index == latent
         shown = [e for q in feature.examples_quantiles for e in q.examples]
         assert bool(shown) == (latent in (0, 3, 4))
+        # Also of those that are not exported: a viewer must not take a dense one for a silent one.
+        share = run.index.counts()[latent] / run.index.n_tokens
+        assert feature.activation_frequency == pytest.approx(share)
+        assert feature.act_max == run.index.summary()["max_activation"][latent]
         for one in shown:
             assert len(one.tokens) == len(one.tokens_acts_list)
             assert one.tokens[one.train_token_ind].strip().startswith(f"hit{latent}d")
@@ -326,7 +339,7 @@ def test_the_dataset_folder_is_loaded_by_the_library(run, tmp_path, monkeypatch)
     out = export_dataset(run, tmp_path / "labels", title='Say "so"', licence="mit")
     loaded = {
         name: datasets.load_dataset(str(out), name, cache_dir=str(tmp_path / "c"))["train"]
-        for name in ("latents", "verdicts")
+        for name in ("latents", "verdicts", "protocols")
     }
     assert loaded["latents"]["latent"][:] == [0, 3, 4]
     for row in loaded["latents"]:
@@ -347,7 +360,38 @@ def test_the_dataset_folder_is_loaded_by_the_library(run, tmp_path, monkeypatch)
     assert {row["latent"] for row in loaded["verdicts"]} == {0, 3, 4}
     for row in loaded["verdicts"]:
         assert row["truth"] == (row["decile"] > 0) or row["scorer"] == "fuzzing"
+    assert loaded["protocols"]["judge"][:] == [run.scored.protocol.judge]
+    assert set(loaded["verdicts"]["protocol_id"]) == set(loaded["protocols"]["protocol_id"])
     assert "Left out: 2 dead, 1 dense, 1 rare, 1 unexplained" in (out / "README.md").read_text()
+
+
+def test_scores_can_be_computed_again_from_the_dataset_alone(run, tmp_path):
+    out = export_dataset(run, tmp_path / "labels")
+    verdicts = pq.read_table(out / "data" / "verdicts.parquet")
+    examples = verdicts.select(["example_id", "decile", "kind", "document"])
+    protocols = {
+        row["protocol_id"]: json.loads(row["parameters"])
+        for row in pq.read_table(out / "data" / "protocols.parquet").to_pylist()
+    }
+    once = examples.group_by(examples.column_names).aggregate([])
+    again = scores_from(verdicts, once, protocols=protocols)
+    metrics = ("balanced_accuracy", "accuracy", "recall")  # of no firing rate
+
+    def figures(rows):
+        return {
+            (row["scorer"], row["metric"], row["kind"], row["decile"]): (row["value"], row["low"])
+            for row in rows
+            if row["metric"] in metrics
+        }
+
+    of_each = {}
+    for row in again.to_pylist():
+        of_each.setdefault(row["explanation_id"], []).append(row)
+    assert len(of_each) == 3
+    for explanation_id, rows in of_each.items():
+        stored = run.store.table("scores", "explanation_id = ?", (explanation_id,))
+        assert figures(rows) == figures(stored.to_pylist())
+        assert len(figures(rows)) > 20
 
 
 def test_a_circuits_notes_are_found_by_name(run, tmp_path):

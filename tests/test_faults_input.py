@@ -290,7 +290,7 @@ def test_an_export_to_a_file_or_a_foreign_folder(finished, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
-    for out, said in ((file, "is a file"), (folder, "holds `thesis.tex`"), ("/proc/x", "cannot")):
+    for out, said in ((file, "is there already"), (folder, "is there"), ("/proc/x", "cannot")):
         done = command("export", "tables", finished, out)
         assert done.code == 2
         assert said in at_once(done)

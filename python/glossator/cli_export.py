@@ -7,16 +7,19 @@ glossator import delphi results/mine out --hookpoint layers.5
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from glossator import imports
 from glossator.cli_options import examples, help_without_command, parse_latents
+from glossator.cli_settings import takes
 from glossator.errors import InputError
 from glossator.export import circuit_tracer, dataset, delphi, neuronpedia, notes, upload
-from glossator.export.material import Chosen
+from glossator.export.chosen import Chosen
 from glossator.progress import reporter
 from glossator.runs import Run
 
@@ -27,42 +30,67 @@ import_app = typer.Typer(help="Take over what other tools made.")
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 OutDir = Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")]
 OutFile = Annotated[Path, typer.Argument(metavar="OUT", help="The file.")]
-Latents = Annotated[
-    str | None, typer.Option(help="Latents: ids (3,17,40-49) or a file of them; all if none.")
-]
-Included = Annotated[
-    list[str] | None,
-    typer.Option(help="Also latents that are dense, rare or unexplained; may be repeated."),
-]
-Explainer = Annotated[str | None, typer.Option(help="Only explanations of this explainer.")]
-Length = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of an example; a window's if none.")
-]
+Layer = Annotated[int, typer.Option(min=0, help="Number of the layer.")]
+ModelName = Annotated[str, typer.Option(help="The subject model's name there.")]
+Required: Any = ...
+
+WHICH = {
+    "latents": Annotated[
+        str | None, typer.Option(help="Latents: ids (3,17,40-49) or a file of them; all if none.")
+    ],
+    "include": Annotated[
+        list[str] | None,
+        typer.Option(help="Also latents that are dense, rare or unexplained; may be repeated."),
+    ],
+    "explainer": Annotated[str | None, typer.Option(help="Only explanations of this explainer.")],
+}
+"""Which latents are exported; what `Chosen.of` takes."""
+
+LENGTH = {
+    "length": Annotated[
+        int | None, typer.Option(min=1, help="Tokens of an example; a window's if none.")
+    ],
+}
+"""How examples are shown."""
+
+SOURCE = {
+    "suffix": Annotated[str | None, typer.Option(help="Tells sources of one set and layer apart.")],
+    "release": Annotated[str | None, typer.Option(help="Name of the release.")],
+    "description": Annotated[str | None, typer.Option(help="Of release and set, for readers.")],
+    "url": Annotated[str | None, typer.Option(help="Of the paper or the repository.")],
+    "creator": Annotated[str | None, typer.Option(help="Name of whoever made it.")],
+    "creator_id": Annotated[str | None, typer.Option(help="Id of that user there.")],
+    "n_layers": Annotated[int | None, typer.Option(help="Layers of the subject model.")],
+    "dataset": Annotated[str | None, typer.Option(help="Name of the corpus.")],
+    "method": Annotated[str | None, typer.Option(help="Explanation type there.")],
+    "explainer_model": Annotated[str | None, typer.Option(help="Explanation model there.")],
+    "score_model": Annotated[str | None, typer.Option(help="Score model there.")],
+}
+"""Where latents stand on Neuronpedia; fields of `NeuronpediaSource`."""
 
 
-def _chosen(
-    run: Run, latents: str | None, include: list[str] | None, explainer: str | None
-) -> Chosen:
-    return Chosen.of(run, parse_latents(latents), include=include or (), explainer=explainer)
+def _chosen(run: Run, options: dict[str, Any]) -> Chosen:
+    latents = parse_latents(options.get("latents"))
+    others = {name: options[name] for name in ("include", "explainer") if name in options}
+    return Chosen.of(run, latents, **others)
 
 
+def _write(run_dir: Path, options: dict[str, Any], export: Callable[..., Path]) -> None:
+    """Export what was chosen, and print where it is."""
+    shown = {name: options[name] for name in LENGTH if name in options}
+    with Run.open(run_dir) as run:
+        print(export(run, chosen=_chosen(run, options), progress=reporter(), **shown))
+
+
+@takes(SOURCE, WHICH, LENGTH)
 def neuronpedia_command(
     run_dir: RunDir,
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT", help="A new folder; none with --upload.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Id of the subject model there.")] = ...,  # type: ignore[assignment]
-    layer: Annotated[int, typer.Option(help="Number of the layer.")] = ...,  # type: ignore[assignment]
-    source_set: Annotated[str, typer.Option(help="Name of the source set.")] = ...,  # type: ignore[assignment]
-    suffix: Annotated[str, typer.Option(help="Tells sources of one set and layer apart.")] = "",
-    release: Annotated[str, typer.Option(help="Name of the release.")] = "glossator",
-    creator: Annotated[str, typer.Option(help="Name of whoever made it.")] = "glossator",
-    method: Annotated[str | None, typer.Option(help="Explanation type there.")] = None,
-    explainer_model: Annotated[str | None, typer.Option(help="Explanation model there.")] = None,
-    latents: Latents = None,
-    include: Included = None,
-    explainer: Explainer = None,
-    length: Length = None,
+    model: Annotated[str, typer.Option(help="Id of the subject model there.")] = Required,
+    layer: Layer = Required,
+    source_set: Annotated[str, typer.Option(help="Name of the source set.")] = Required,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the server would refuse; send nothing.")
     ] = False,
@@ -76,6 +104,8 @@ def neuronpedia_command(
     known_model: Annotated[
         list[str] | None, typer.Option(help="An explanation model that the server knows, too.")
     ] = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Write Neuronpedia's file tree, or send the latents to its batch API.
 
@@ -86,29 +116,19 @@ def neuronpedia_command(
 
     if (out is None) != (send or dry_run):
         raise InputError("export neuronpedia: name OUT, or give --dry-run or --upload")
+    named = {name: options[name] for name in SOURCE if name in options}
     try:
         source = neuronpedia.NeuronpediaSource(
-            model=model,
-            layer=layer,
-            source_set=source_set,
-            suffix=suffix,
-            release=release,
-            creator=creator,
-            method=method,
-            explainer_model=explainer_model,
+            model=model, layer=layer, source_set=source_set, **named
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"--{first['loc'][0]}: {first['msg']}".replace("_", "-")) from error
+    if out is not None:
+        _write(run_dir, options, partial(neuronpedia.export_neuronpedia, out=out, source=source))
+        return
     with Run.open(run_dir) as run:
-        chosen = _chosen(run, latents, include, explainer)
-        if out is not None:
-            print(
-                neuronpedia.export_neuronpedia(
-                    run, out, source, chosen=chosen, length=length, progress=reporter()
-                )
-            )
-            return
+        chosen, length = _chosen(run, options), options.get("length")
         refusals = upload.dry_run(
             upload.payloads(run, source, chosen=chosen, length=length, progress=reporter()),
             methods=(*upload.METHODS, *(known_method or ())),
@@ -130,111 +150,82 @@ def neuronpedia_command(
         print(f"{done.sent:,} latents sent, {done.before:,} were there before")
 
 
+@takes(WHICH, LENGTH)
 def circuit_tracer_command(
     run_dir: RunDir,
     out: OutDir,
-    layer: Annotated[int, typer.Option(min=0, help="Number of the layer.")] = ...,  # type: ignore[assignment]
+    layer: Layer = Required,
     add: Annotated[
         bool, typer.Option("--add", help="OUT holds other layers: add this one.")
     ] = False,
-    latents: Latents = None,
-    include: Included = None,
-    explainer: Explainer = None,
-    length: Length = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Write feature files for circuit-tracer and the attribution-graph viewer."""
-    with Run.open(run_dir) as run:
-        chosen = _chosen(run, latents, include, explainer)
-        if add:
-            path = circuit_tracer.add_layer(
-                out, run, layer=layer, chosen=chosen, length=length, progress=reporter()
-            )
-        else:
-            path = circuit_tracer.export_circuit_tracer(
-                run, out, layer=layer, chosen=chosen, length=length, progress=reporter()
-            )
-        print(path)
+    export = circuit_tracer.add_layer if add else circuit_tracer.export_circuit_tracer
+    _write(run_dir, options, partial(export, out=out, layer=layer))
 
 
+@takes(WHICH)
 def delphi_command(
     run_dir: RunDir,
     out: OutDir,
-    model_name: Annotated[
-        str, typer.Option(help="The subject model's name, for its tokenizer.")
-    ] = ...,  # type: ignore[assignment]
+    model_name: ModelName = Required,
     cache: Annotated[bool, typer.Option(help="Write the activations, too.")] = True,
-    latents: Latents = None,
-    include: Included = None,
-    explainer: Explainer = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Write a delphi results folder: cache, explanations, scores, neighbours."""
-    with Run.open(run_dir) as run:
-        chosen = _chosen(run, latents, include, explainer)
-        print(
-            delphi.export_delphi(
-                run, out, model_name=model_name, chosen=chosen, cache=cache, progress=reporter()
-            )
-        )
+    export = partial(delphi.export_delphi, out=out, model_name=model_name, cache=cache)
+    _write(run_dir, options, export)
 
 
+@takes(WHICH)
 def dataset_command(
     run_dir: RunDir,
     out: OutDir,
     title: Annotated[str, typer.Option(help="Of the card.")] = "Explained latents",
     licence: Annotated[str | None, typer.Option(help="Of the data, by its name there.")] = None,
-    latents: Latents = None,
-    include: Included = None,
-    explainer: Explainer = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Write a Hugging Face dataset folder: a row a latent, a row a verdict, and a card."""
-    with Run.open(run_dir) as run:
-        chosen = _chosen(run, latents, include, explainer)
-        print(
-            dataset.export_dataset(
-                run, out, title=title, licence=licence, chosen=chosen, progress=reporter()
-            )
-        )
+    _write(run_dir, options, partial(dataset.export_dataset, out=out, title=title, licence=licence))
 
 
+@takes(WHICH)
 def notes_command(
     run_dir: RunDir,
     out: OutFile,
-    prefix: Annotated[str, typer.Option(help="Of the names: resid_5, mlp_0, attn_3.")] = ...,  # type: ignore[assignment]
-    latents: Latents = None,
-    include: Included = None,
-    explainer: Explainer = None,
+    prefix: Annotated[str, typer.Option(help="Of the names: resid_5, mlp_0, attn_3.")] = Required,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Write a line a latent for sparse feature circuits: name, explanation, score."""
-    with Run.open(run_dir) as run:
-        chosen = _chosen(run, latents, include, explainer)
-        print(notes.export_notes(run, out, prefix=prefix, chosen=chosen, progress=reporter()))
+    _write(run_dir, options, partial(notes.export_notes, out=out, prefix=prefix))
 
 
+@takes(WHICH)
 def saebench_command(
     run_dir: RunDir,
     out: OutFile,
-    model_name: Annotated[str, typer.Option(help="The subject model's name there.")] = ...,  # type: ignore[assignment]
+    model_name: ModelName = Required,
     release: Annotated[str, typer.Option(help="Release of the sparse coder.")] = "",
     sae_id: Annotated[str | None, typer.Option(help="Its id; the hookpoint if none.")] = None,
     dataset_name: Annotated[str, typer.Option("--dataset", help="Name of the corpus.")] = "",
-    latents: Latents = None,
-    include: Included = None,
-    explainer: Explainer = None,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Write SAEBench's JSON of `autointerp`: mean accuracy of detection and its deviation."""
-    with Run.open(run_dir) as run:
-        chosen = _chosen(run, latents, include, explainer)
-        print(
-            notes.export_saebench(
-                run,
-                out,
-                model_name=model_name,
-                release=release,
-                sae_id=sae_id,
-                dataset=dataset_name,
-                chosen=chosen,
-            )
-        )
+    export = partial(
+        notes.export_saebench,
+        out=out,
+        model_name=model_name,
+        release=release,
+        sae_id=sae_id,
+        dataset=dataset_name,
+    )
+    _write(run_dir, options, export)
 
 
 _NEURONPEDIA = "--model gpt2-small --layer 6 --source-set res-mine"
@@ -280,7 +271,7 @@ def _import(context: typer.Context) -> None:
 def import_delphi_command(
     folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="A delphi results folder.")],
     out: OutDir,
-    hookpoint: Annotated[str, typer.Option(help="Name of its folder under `latents`.")] = ...,  # type: ignore[assignment]
+    hookpoint: Annotated[str, typer.Option(help="Name of its folder under `latents`.")] = Required,
     n_latents: Annotated[
         int | None, typer.Option(min=1, help="Latents of the coder; those of the shards if none.")
     ] = None,

@@ -22,6 +22,9 @@ from glossator.errors import InputError
 
 __all__ = ["cache_folder", "new_file", "new_folder"]
 
+_MANY = 1_000
+"""Files of a folder from which on they are synced together."""
+
 
 def cache_folder(path: str | Path | None = None) -> Path:
     """Where converted models and trained coders are kept between runs.
@@ -49,9 +52,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"folder `{path.parent}`: cannot be written ({error.strerror})") from error
     try:
         yield scratch
-        for file in scratch.rglob("*"):
+        files = list(scratch.rglob("*"))
+        for file in files:
             file.chmod(0o755 if file.is_dir() else 0o644)
-            _sync(file)
+        # Each file alone costs a millisecond or more; all that is unwritten, seldom a second.
+        if len(files) > _MANY:
+            os.sync()
+        else:
+            for file in files:
+                _sync(file)
         scratch.chmod(0o755)
         try:
             scratch.rename(path)

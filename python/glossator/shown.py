@@ -176,10 +176,10 @@ class _Contexts:
         self._decoded = []
         for row in range(len(self.numbers)):
             padding = self.documents[row] == np.uint64(NO_DOCUMENT)
-            pieces = text.pieces(tokens[row])
+            pieces, groups = text.split(tokens[row])
             if padding.any():
                 pieces = ["" if pad else piece for pad, piece in zip(padding, pieces, strict=True)]
-            self._decoded.append((pieces, text.groups(tokens[row])))
+            self._decoded.append((pieces, groups))
 
     def show(
         self, document_start: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]
@@ -188,6 +188,7 @@ class _Contexts:
         width = mask.shape[1]
         starts, live = document_start.tolist(), mask.tolist()
         shown = []
+        apart = tuple(range(width))
         for row, (place, first) in enumerate(
             zip(self.places.tolist(), self.offsets.tolist(), strict=True)
         ):
@@ -195,8 +196,10 @@ class _Contexts:
             own = pieces[first : first + width]
             # A character that began in the window before is shown at its first token here.
             own[0] = own[0] or pieces[groups[first]]
-            heads = (max(group - first, 0) for group in groups[first : first + width])
-            shown.append(Shown(tuple(own), tuple(heads), tuple(starts[row]), tuple(live[row])))
+            mine, heads = groups[first : first + width], apart
+            if mine != list(range(first, first + width)):
+                heads = tuple(max(group - first, 0) for group in mine)
+            shown.append(Shown(tuple(own), heads, tuple(starts[row]), tuple(live[row])))
         return shown
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -33,6 +33,9 @@ Rows: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 SCHEMA_VERSION = 3
 DATABASE = "run.db"
 LOCK = "run.lock"
+
+_ROWS = 4_096
+"""Rows that are turned into Arrow at once."""
 
 # What tells one row of a table from another; adding the same key again replaces the row.
 _KEYS = {
@@ -141,16 +144,16 @@ def _encode(value: Any, field: pa.Field) -> Any:  # noqa: ANN401 - whatever SQLi
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _decode(value: Any, field: pa.Field) -> Any:  # noqa: ANN401 - whatever Arrow takes
-    if value is None:
-        return None
+def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    """A column as SQLite gives it, in the type of its field."""
     if pa.types.is_list(field.type):
-        return json.loads(value)
-    if field.type == pa.bool_():
-        return bool(value)
-    if field.type == pa.uint64() and value < 0:
-        return value + 2**64
-    return value
+        # One text for all: the parser is called once for a batch, not once for a cell.
+        values = json.loads("[" + ",".join("null" if v is None else v for v in values) + "]")
+    elif field.type == pa.bool_():
+        values = [None if value is None else bool(value) for value in values]
+    elif field.type == pa.uint64():
+        values = [v + 2**64 if v is not None and v < 0 else v for v in values]
+    return pa.array(values, field.type)
 
 
 class Store:
@@ -291,21 +294,63 @@ class Store:
         Raises:
             InputError: no such table.
         """
+        batches = self.batches(name, where, parameters)
+        return pa.Table.from_batches(batches, TABLES[name]).combine_chunks()
+
+    def batches(
+        self,
+        name: str,
+        where: str = "",
+        parameters: tuple[object, ...] = (),
+        *,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The same a few thousand rows at a time, of which one batch is held.
+
+        What another process writes meanwhile is not in them.
+
+        Args:
+            name: a table of `TABLES`.
+            where: an SQL condition, with `?` for each of `parameters`.
+            parameters: values of the condition.
+            columns: which of them; all if None.
+
+        Raises:
+            InputError: no such table.
+        """
         if name not in TABLES:
             raise InputError(f"table `{name}`: unknown; known are {', '.join(TABLES)}")
         schema = TABLES[name]
+        if columns is not None:
+            schema = pa.schema([schema.field(column) for column in columns])
+        return self._read(name, schema, where, parameters)
+
+    def _read(
+        self, name: str, schema: pa.Schema, where: str, parameters: tuple[object, ...]
+    ) -> Iterator[pa.RecordBatch]:
         columns = ", ".join(f'"{field.name}"' for field in schema)
         order = ", ".join(f'"{column}"' for column in _KEYS[name])
         condition = f" WHERE {where}" if where else ""
+        told = f"table `{name}` could not be read"
+        with _told(self.path / DATABASE, told):
+            cursor = self._database.execute(
+                f'SELECT {columns} FROM "{name}"{condition} ORDER BY {order}', parameters
+            )
+        while True:
+            with _told(self.path / DATABASE, told):
+                rows = cursor.fetchmany(_ROWS)
+            if not rows:
+                return
+            yield pa.RecordBatch.from_arrays(
+                [_array(*of) for of in zip(zip(*rows, strict=True), schema, strict=True)],
+                schema=schema,
+            )
+
+    def count(self, name: str) -> int:
+        """How many rows a table of `TABLES` has."""
         with _told(self.path / DATABASE, f"table `{name}` could not be read"):
-            rows = self._database.execute(
-                f'SELECT {columns} FROM "{name}"{condition} ORDER BY {order}',
-                parameters,
-            ).fetchall()
-        arrays = []
-        for column, field in enumerate(schema):
-            arrays.append(pa.array([_decode(row[column], field) for row in rows], type=field.type))
-        return pa.Table.from_arrays(arrays, schema=schema)
+            found = self._database.execute(f'SELECT COUNT(*) FROM "{name}"').fetchone()
+        return int(found[0])
 
     def fact(self, name: str) -> Any:  # noqa: ANN401 - JSON
         """A named JSON value of the run; None where there is none."""

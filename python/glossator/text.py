@@ -91,14 +91,14 @@ class TokenText:
         Joined, they are what the tokenizer decodes the tokens to. U+FFFD stands only where the
         tokens begin or end within a character, so decode a whole context and then cut it.
         """
-        return self._walk(tokens)[0]
+        return self.split(tokens)[0]
 
     def groups(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
         """For each token the index of the first token of its group.
 
         Tokens are in one group if they share a character, directly or through tokens between them.
         """
-        return self._walk(tokens)[1]
+        return self.split(tokens)[1]
 
     def name(self, token: int) -> str:
         r"""A printable name of one token: ``␣the``, ``⏎``, ``\xe2`` for half a character."""
@@ -112,7 +112,8 @@ class TokenText:
         """The names of several tokens."""
         return [self.name(int(token)) for token in tokens]
 
-    def _walk(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> tuple[list[str], list[int]]:
+    def split(self, tokens: Sequence[int] | npt.NDArray[np.integer]) -> tuple[list[str], list[int]]:
+        """What `pieces` and `groups` give, at the price of one."""
         ids: list[int] = tokens.tolist() if isinstance(tokens, np.ndarray) else list(tokens)
         # Nearly all text is whole characters that were met before.
         whole = list(map(self._texts.get, ids))

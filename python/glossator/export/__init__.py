@@ -11,10 +11,10 @@ Face folder, `neuronpedia` its file tree and `upload` its batch API, `circuit_tr
 
 from __future__ import annotations
 
+from glossator.export.chosen import Chosen
 from glossator.export.circuit_tracer import add_layer, export_circuit_tracer, read_feature
 from glossator.export.dataset import export_dataset
 from glossator.export.delphi import export_delphi
-from glossator.export.material import Chosen
 from glossator.export.neuronpedia import NeuronpediaSource, export_neuronpedia
 from glossator.export.notes import export_notes, export_saebench
 from glossator.export.postings import export_postings

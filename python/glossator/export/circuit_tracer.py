@@ -7,7 +7,7 @@
 A `.bin` holds one record a latent: four bytes with the length of what follows, little-endian, then
 zlib-compressed JSON. The index names for each layer its file and where each latent's record begins;
 a viewer reads from `offsets[i]` to `offsets[i + 1]`. A latent that is not exported has a record
-without examples: a viewer asks for any.
+with its frequency and without examples: a viewer asks for any.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from glossator.errors import InputError
-from glossator.export.material import Chosen, Exported, Page, pages
+from glossator.export.chosen import Chosen, Exported
+from glossator.export.material import Page, pages
 from glossator.export.places import absent, new_tree
 from glossator.folders import new_file
 from glossator.progress import SILENT, Progress
@@ -139,11 +140,14 @@ def _write(
     offsets = np.zeros(run.index.n_latents + 1, np.int64)
     with new_file(folder / file) as bin_:
         name = name or run.hookpoint
+        maxima = np.nan_to_num(run.index.deciles()[:, 10]).tolist()
+        frequencies = (run.index.counts() / max(run.index.n_tokens, 1)).tolist()
         done = 0
 
         def fill(end: int) -> None:
             for latent in range(done, end):
-                _record(bin_, _empty(latent, name))
+                empty = _empty(latent, name, maxima[latent], frequencies[latent])
+                _record(bin_, empty)
                 offsets[latent + 1] = bin_.tell()
 
         for page in pages(run, chosen, length=length, progress=progress):
@@ -165,14 +169,15 @@ def _record(file: BinaryIO, feature: dict[str, Any]) -> None:
     file.write(packed)
 
 
-def _empty(latent: int, name: str) -> dict[str, Any]:
+def _empty(latent: int, name: str, maximum: float, frequency: float) -> dict[str, Any]:
     lists = ("examples_quantiles", "top_logits", "bottom_logits", "quantile_values", "histogram")
-    figures = ("act_min", "act_max", "activation_frequency")
     return {
         "transcoder_id": name,
         "index": latent,
         **{key: [] for key in lists},
-        **dict.fromkeys(figures, 0.0),
+        "act_min": 0.0,
+        "act_max": maximum,
+        "activation_frequency": frequency,
     }
 
 
@@ -197,8 +202,8 @@ def _feature(run: Exported, page: Page, name: str) -> dict[str, Any]:
         "examples_quantiles": [
             {"quantile_name": group, "examples": examples} for group, examples in groups.items()
         ],
-        "top_logits": [token for token, _ in page.logits("top_logits")],
-        "bottom_logits": [token for token, _ in page.logits("bottom_logits")],
+        "top_logits": [token for token, _ in page.promoted],
+        "bottom_logits": [token for token, _ in page.suppressed],
         "act_min": 0.0,
         "act_max": page.maximum,
         "quantile_values": list(page.deciles),

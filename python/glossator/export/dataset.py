@@ -1,10 +1,10 @@
 """A Hugging Face dataset folder: a row a latent, a row a verdict, and a card.
 
     export_dataset(run, "labels")
-    datasets.load_dataset("labels", "latents")       # or "verdicts"
+    datasets.load_dataset("labels", "latents")       # or "verdicts", or "protocols"
 
-The folder holds `data/latents.parquet`, `data/verdicts.parquet` and `README.md`, whose head names
-the two. It can be pushed to a hub as it is.
+The folder holds `data/latents.parquet`, `data/verdicts.parquet`, `data/protocols.parquet` and
+`README.md`, whose head names the three. It can be pushed to a hub as it is.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from glossator.export.material import BATCH, Chosen, Exported, Page, pages
+from glossator.export.chosen import BATCH, Chosen, Exported
+from glossator.export.groups import grouped
+from glossator.export.material import Page, pages
 from glossator.export.places import absent, new_tree
 from glossator.export.verdicts import verdict_rows
 from glossator.progress import SILENT, Progress
+from glossator.records import TABLES
 
 __all__ = ["LATENTS", "VERDICTS", "export_dataset"]
 
 _SCORE = pa.struct(
     [
-        *((name, pa.string()) for name in ("scorer", "metric")),
+        *((name, pa.string()) for name in ("protocol_id", "scorer", "metric")),
         *((name, pa.float64()) for name in ("value", "low", "high", "null_value", "q_value")),
         *((name, pa.int64()) for name in ("n", "n_missing")),
     ]
@@ -56,6 +58,7 @@ LATENTS = pa.schema(
                         ("explanation_id", pa.string()),
                         ("explainer", pa.string()),
                         ("text", pa.string()),
+                        ("rule", pa.string()),
                         ("scores", pa.list_(_SCORE)),
                     ]
                 )
@@ -92,8 +95,9 @@ VERDICTS = pa.schema(
         *((name, pa.string()) for name in ("explanation_id", "protocol_id", "scorer")),
         ("latent", pa.int64()),
         ("explanation", pa.string()),
-        ("example_id", pa.string()),
-        ("text", pa.string()),
+        *((name, pa.string()) for name in ("prompt_id", "example_id", "text")),
+        ("slot", pa.int64()),
+        ("document", pa.uint64()),
         ("decile", pa.int64()),
         ("kind", pa.string()),
         ("marks", pa.list_(pa.int64())),
@@ -131,24 +135,21 @@ def export_dataset(
     """
     out = absent(out)
     chosen = Chosen.of(run) if chosen is None else chosen
-    n_verdicts = 0
     with new_tree(out) as scratch:
         (scratch / "data").mkdir()
         with (
-            pq.ParquetWriter(
-                scratch / "data" / "latents.parquet", LATENTS, compression="zstd"
-            ) as latents,
-            pq.ParquetWriter(
-                scratch / "data" / "verdicts.parquet", VERDICTS, compression="zstd"
-            ) as verdicts,
+            grouped(scratch / "data" / "latents.parquet", LATENTS) as latents,
+            grouped(scratch / "data" / "verdicts.parquet", VERDICTS) as verdicts,
+            grouped(scratch / "data" / "protocols.parquet", TABLES["protocols"]) as protocols,
         ):
             for batch in _batches(pages(run, chosen, n_top=5, per_decile=1, progress=progress)):
                 rows = [_latent(run, page) for page in batch]
-                latents.write_table(pa.Table.from_pylist(rows, LATENTS))
+                latents.write(pa.Table.from_pylist(rows, LATENTS))
                 rows = list(_verdicts(run, batch))
-                n_verdicts += len(rows)
-                verdicts.write_table(pa.Table.from_pylist(rows, VERDICTS))
-        card = _card(run, title, licence, chosen, n_verdicts)
+                verdicts.write(pa.Table.from_pylist(rows, VERDICTS))
+            for rows in run.store.batches("protocols"):
+                protocols.write(rows)
+        card = _card(run, title, licence, chosen, verdicts.rows)
         (scratch / "README.md").write_text(card, encoding="utf-8")
     return out
 
@@ -184,6 +185,7 @@ def _latent(run: Exported, page: Page) -> dict[str, Any]:
                 "explanation_id": one.explanation_id,
                 "explainer": one.explainer,
                 "text": one.text,
+                "rule": one.rule,
                 "scores": [{name: row[name] for name in names} for row in one.scores],
             }
             for one in page.said
@@ -192,8 +194,8 @@ def _latent(run: Exported, page: Page) -> dict[str, Any]:
             {"latent": other, "cosine": cosine, "relation": relation}
             for other, cosine, relation in page.near
         ],
-        "top_logits": [{"token": t, "logit": v} for t, v in page.logits("top_logits")],
-        "bottom_logits": [{"token": t, "logit": v} for t, v in page.logits("bottom_logits")],
+        "top_logits": [{"token": t, "logit": v} for t, v in page.promoted],
+        "bottom_logits": [{"token": t, "logit": v} for t, v in page.suppressed],
         "examples": [
             {"decile": one.decile, "tokens": list(one.tokens), "activations": list(one.values)}
             for one in page.examples
@@ -226,6 +228,8 @@ def _card(run: Exported, title: str, licence: str | None, chosen: Chosen, n_verd
             "  data_files: data/latents.parquet",
             "- config_name: verdicts",
             "  data_files: data/verdicts.parquet",
+            "- config_name: protocols",
+            "  data_files: data/protocols.parquet",
             "---",
             f"# {title}",
             "",
@@ -241,7 +245,8 @@ def _card(run: Exported, title: str, licence: str | None, chosen: Chosen, n_verd
             "`latents` has one row a latent: counts, explanations with their scores and intervals, "
             "neighbours by decoder direction, and examples by decile. `verdicts` has one row an "
             "answer of a judge, so that every score can be computed again; an answer that failed "
-            "is null and says why.",
+            "is null and says why. `protocols` says how each score came about: judge, parameters, "
+            "seed, versions.",
             "",
         ]
     )

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glossator.errors import InputError
-from glossator.export.material import BATCH, Chosen, Exported
+from glossator.export.chosen import Chosen, Exported
 from glossator.export.places import absent, new_tree
 from glossator.export.verdicts import verdict_rows
 from glossator.progress import SILENT, Bar, Progress
@@ -30,7 +30,10 @@ SCORERS = {"detection": "detection", "fuzzing": "fuzz"}
 """Scorers by the names of their folders there."""
 
 _MOST = 1 << 24
-"""Postings of a shard; 24 bytes each are held while one is written."""
+"""Postings of a shard; 18 bytes each are held while one is written."""
+_OWNER = np.uint64(16)
+"""Bits of a latent's number within its shard."""
+_ROWS = 1 << 20
 _CONTEXTS = 4_096
 
 
@@ -102,39 +105,46 @@ def _shards(counts: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
 
 def _shard(run: Exported, path: Path, first: int, end: int, bar: Bar) -> None:
     index = run.index
-    S = index.context_length
-    positions, owners, values = [], [], []
+    S, begin = index.context_length, index.first_context * index.context_length
+    n = int(index.counts()[first:end].sum())
+    # Position and latent in one number, which is what they are to be sorted by.
+    key, value = np.empty(n, np.uint64), np.empty(n, np.float16)
+    at = 0
     for latent in range(first, end):
         where, activations = index.postings(latent)
-        positions.append(where)
-        owners.append(np.full(len(where), latent - first, np.uint32))
-        values.append(activations)
+        if len(activations) and activations.max() > np.finfo(np.float16).max:
+            raise InputError(
+                f"latent {latent}: an activation of {activations.max():.4g} is beyond float16, in "
+                "which delphi keeps them; export without the cache"
+            )
+        mine = slice(at, at + len(where))
+        key[mine] = (where - np.uint64(begin)) << _OWNER | np.uint64(latent - first)
+        value[mine] = activations
+        at = mine.stop
         bar.advance(len(where))
-    where = np.concatenate(positions) - np.uint64(index.first_context * S)
-    owner, value = np.concatenate(owners), np.concatenate(values)
-    if len(value) and value.max() > np.finfo(np.float16).max:
-        raise InputError(
-            f"latent {first + int(owner[value.argmax()])}: an activation of {value.max():.4g} is "
-            "beyond float16, in which delphi keeps them; export without the cache"
-        )
-    order = np.lexsort((owner, where))
-    where, owner, value = where[order], owner[order], value[order]
+    order = np.argsort(key)
     narrow = index.n_contexts <= 2**16 and S <= 2**16
-    locations = np.empty((len(where), 3), np.uint16 if narrow else np.uint32)
-    locations[:, 0], locations[:, 1], locations[:, 2] = where // S, where % S, owner
+    kind = np.dtype("<u2" if narrow else "<u4")
     tensors: dict[str, tuple[str, list[int], int]] = {
-        "activations": ("F16", [len(value)], 2 * len(value)),
-        "locations": ("U16" if narrow else "U32", [len(value), 3], locations.nbytes),
+        "activations": ("F16", [n], 2 * n),
+        "locations": ("U16" if narrow else "U32", [n, 3], 3 * kind.itemsize * n),
         "tokens": ("I64", [index.n_contexts, S], 8 * index.n_contexts * S),
     }
     with path.open("wb") as file:
         _header(file, tensors)
-        file.write(value.astype("<f2").tobytes())
-        file.write(locations.astype(locations.dtype.newbyteorder("<")).tobytes())
+        parts = [order[at : at + _ROWS] for at in range(0, n, _ROWS)]
+        for part in parts:
+            file.write(value[part].astype("<f2", copy=False).data)
+        for part in parts:
+            rows = key[part]
+            places = np.empty((len(rows), 3), kind)
+            row, places[:, 1] = np.divmod(rows >> _OWNER, np.uint64(S))
+            places[:, 0], places[:, 2] = row, rows & np.uint64(2**16 - 1)
+            file.write(places.data)
         last = index.first_context + index.n_contexts
         for context in range(index.first_context, last, _CONTEXTS):
             some = np.arange(context, min(last, context + _CONTEXTS), dtype=np.uint64)
-            file.write(index.contexts(some)[0].astype("<i8").tobytes())
+            file.write(index.contexts(some)[0].astype("<i8").data)
 
 
 def _header(file: BinaryIO, tensors: dict[str, tuple[str, list[int], int]]) -> None:
@@ -168,13 +178,11 @@ def _said(run: Exported, folder: Path, chosen: Chosen, progress: Progress) -> No
     name = run.hookpoint.replace("/", "--")
     (folder / "explanations").mkdir()
     with progress.stage("export", len(chosen.latents), "latents") as bar:
-        for at in range(0, len(chosen.latents), BATCH):
-            batch = [i for i in chosen.latents[at : at + BATCH].tolist() if chosen.said.get(i)]
-            best = {chosen.said[latent][0].explanation_id: latent for latent in batch}
-            for latent in batch:
-                text = json.dumps(chosen.said[latent][0].text, ensure_ascii=False)
-                path = folder / "explanations" / f"{name}_latent{latent}.txt"
-                path.write_text(text, encoding="utf-8")
+        for batch in chosen.known(run):
+            best = {one.best.explanation_id: one.latent for one in batch if one.best}
+            for one in batch:
+                if one.best:
+                    _json(folder / "explanations" / f"{name}_latent{one.latent}.txt", one.best.text)
             scored: dict[tuple[str, int], list[dict[str, Any]]] = {}
             for row in verdict_rows(run, list(best)):
                 if row["scorer"] in SCORERS:
@@ -182,9 +190,12 @@ def _said(run: Exported, folder: Path, chosen: Chosen, progress: Progress) -> No
                     scored.setdefault(key, []).append(_output(row))
             for (scorer, latent), rows in scored.items():
                 (folder / "scores" / scorer).mkdir(parents=True, exist_ok=True)
-                path = folder / "scores" / scorer / f"{name}_latent{latent}.txt"
-                path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-            bar.advance(len(chosen.latents[at : at + BATCH]))
+                _json(folder / "scores" / scorer / f"{name}_latent{latent}.txt", rows)
+            bar.advance(len(batch))
+
+
+def _json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
 def _output(row: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
-from glossator.export.material import BATCH, Chosen, Example, Exported, Page, pages
+from glossator.export.chosen import BATCH, Chosen, Exported
+from glossator.export.material import Example, Page, pages
 from glossator.export.places import absent, new_tree
 from glossator.export.verdicts import verdict_rows
 from glossator.progress import SILENT, Progress
@@ -38,6 +40,7 @@ SCORE_TYPES = {
 """Scorers by the names that Neuronpedia has for them; scores of others have no place there."""
 
 _ROWS = 1_024
+_BARS = 50
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -119,7 +122,7 @@ def export_neuronpedia(
             held: list[Page] = []
             for page in pages(run, chosen, length=length, progress=progress):
                 held.append(page)
-                files["features"].write([_feature(page, source)])
+                files["features"].write([_feature(run, page, source)])
                 files["activations"].write(_activations(page, source))
                 files["explanations"].write(_explanations(page, source))
                 if len(held) == BATCH:
@@ -236,8 +239,11 @@ def _of(page: Page, source: NeuronpediaSource) -> dict[str, Any]:
     return {"modelId": source.model, "layer": source.source, "index": str(page.latent)}
 
 
-def _feature(page: Page, source: NeuronpediaSource) -> dict[str, Any]:
-    promoted, suppressed = page.logits("top_logits"), page.logits("bottom_logits")
+def _feature(run: Exported, page: Page, source: NeuronpediaSource) -> dict[str, Any]:
+    promoted, suppressed = page.promoted, page.suppressed
+    _, activations = run.index.postings(page.latent)
+    # As a viewer draws it: how many activations there are between 0 and the largest.
+    counts, edges = np.histogram(activations, _BARS, (0.0, max(page.maximum, 1e-12)))
     return {
         **_of(page, source),
         "creatorId": source.creator_id,
@@ -252,6 +258,8 @@ def _feature(page: Page, source: NeuronpediaSource) -> dict[str, Any]:
         "neg_str": [token for token, _ in suppressed],
         "neg_values": [value for _, value in suppressed],
         "frac_nonzero": page.facts["density"],
+        "freq_hist_data_bar_heights": counts.astype(int).tolist(),
+        "freq_hist_data_bar_values": [float(f"{v:.4g}") for v in (edges[1:] + edges[:-1]) / 2],
     }
 
 

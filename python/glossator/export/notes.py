@@ -17,7 +17,7 @@ from typing import Any
 
 from glossator._core import __version__
 from glossator.errors import InputError
-from glossator.export.material import Chosen, Exported, Said
+from glossator.export.chosen import Chosen, Exported, Said
 from glossator.folders import new_file
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
@@ -48,8 +48,9 @@ def export_notes(
     out = Path(out)
     chosen = Chosen.of(run) if chosen is None else chosen
     with new_file(out) as file, progress.stage("export", len(chosen.latents), "latents") as bar:
-        for latent in chosen.latents.tolist():
-            for one in chosen.said.get(latent, ())[:1]:
+        for known in (one for batch in chosen.known(run) for one in batch):
+            latent = known.latent
+            for one in known.said[:1]:
                 scorer, metric, value = one.figure() or (None, None, None)
                 line = {
                     "Name": f"{prefix}/{latent}",
@@ -75,6 +76,7 @@ def export_saebench(
     dataset: str = "",
     epoch_millis: int = 0,
     chosen: Chosen | None = None,
+    progress: Progress = SILENT,
 ) -> Path:
     """Write SAEBench's result of `autointerp`: mean accuracy of detection over latents.
 
@@ -91,25 +93,27 @@ def export_saebench(
         dataset: name of the corpus.
         epoch_millis: when it was measured; 0 if not told.
         chosen: which latents; those of `Chosen.of(run)` if None.
+        progress: counts latents.
 
     Raises:
         InputError: fewer than two latents have an accuracy by detection.
     """
     out = Path(out)
     chosen = Chosen.of(run) if chosen is None else chosen
-    found: dict[int, tuple[Said, float]] = {}
-    for latent in chosen.latents.tolist():
-        for one in chosen.said.get(latent, ()):
-            value = _accuracy(one)
-            if value is not None:
-                found[latent] = one, value
-                break
+    found: dict[int, dict[str, Any]] = {}
+    with progress.stage("export", len(chosen.latents), "latents") as bar:
+        for batch in chosen.known(run):
+            for known in batch:
+                row = next(filter(None, map(_accuracy, known.said)), None)
+                if row is not None:
+                    found[known.latent] = {"latent": known.latent, **row}
+            bar.advance(len(batch))
     if len(found) < 2:
         raise InputError(
             f"{len(found)} latents have an accuracy by detection, and a deviation needs two; "
             "score with `--scorer detection` first"
         )
-    values = [value for _, value in found.values()]
+    values = [row["score"] for row in found.values()]
     result = {
         "eval_type_id": "autointerp",
         "eval_config": _config(run, model_name, dataset, list(found)),
@@ -132,16 +136,7 @@ def export_saebench(
             "hook_name": run.hookpoint,
             "d_sae": run.index.n_latents,
         },
-        "eval_result_unstructured": {
-            str(latent): {
-                "latent": latent,
-                "explanation": one.text,
-                "score": value,
-                "explainer": one.explainer,
-                **_counts(one),
-            }
-            for latent, (one, value) in found.items()
-        },
+        "eval_result_unstructured": {str(latent): row for latent, row in found.items()},
     }
     result["eval_id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, content_id(result)))
     with new_file(out) as file:
@@ -149,19 +144,13 @@ def export_saebench(
     return out
 
 
-def _accuracy(one: Said) -> float | None:
+def _accuracy(one: Said) -> dict[str, Any] | None:
     for row in one.scores:
-        if row["scorer"] == "detection" and row["metric"] == "accuracy":
-            value: float | None = row["value"]
-            return value
+        if (row["scorer"], row["metric"]) == ("detection", "accuracy") and row["value"] is not None:
+            counts = {name: row[name] for name in ("n_positive", "n_negative", "n_missing")}
+            said = {"explanation": one.text, "score": row["value"], "explainer": one.explainer}
+            return {**said, **counts}
     return None
-
-
-def _counts(one: Said) -> dict[str, Any]:
-    for row in one.scores:
-        if row["scorer"] == "detection" and row["metric"] == "accuracy":
-            return {name: row[name] for name in ("n_positive", "n_negative", "n_missing")}
-    return {}
 
 
 def _config(run: Exported, model_name: str, dataset: str, latents: list[int]) -> dict[str, Any]:

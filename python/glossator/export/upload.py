@@ -15,13 +15,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from glossator.errors import InputError
-from glossator.export.material import Chosen, Exported, Page, pages
+from glossator.export.chosen import Chosen, Exported
+from glossator.export.material import Page, pages
 from glossator.export.neuronpedia import NeuronpediaSource, quantile
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
@@ -46,6 +48,7 @@ MODELS = (
 )
 """Explanation models that its published tools name."""
 
+_Answer = TypeVar("_Answer")
 _SET = re.compile(r"[0-9]+-[a-z0-9]+(-[a-z0-9]+)*(__[a-z0-9-]+)?")
 
 
@@ -114,8 +117,8 @@ def _feature(page: Page, source: NeuronpediaSource) -> dict[str, Any]:
         **{
             name: [{"token": token, "value": value} for token, value in listed[:_LOGITS]]
             for name, listed in (
-                ("topLogits", page.logits("top_logits")),
-                ("bottomLogits", page.logits("bottom_logits")),
+                ("topLogits", page.promoted),
+                ("bottomLogits", page.suppressed),
             )
         },
         "explanations": [
@@ -212,6 +215,7 @@ def upload(
     if not key:
         raise InputError(f"upload: no key; put it into the environment as {KEY_VARIABLE}")
     book = _Journal(Path(journal))
+    ask = partial(_patiently, attempts, wait)
     sent = before = 0
     # A proxy from the environment does not reach this machine's own ports.
     local = httpx.URL(server).host in ("127.0.0.1", "localhost", "::1")
@@ -222,21 +226,20 @@ def upload(
         progress.stage("upload", unit="calls") as bar,
     ):
         for body in bodies:
-            fresh = [one for one in body["features"] if not book.done(body, one)]
-            before += len(body["features"]) - len(fresh)
+            names = {one["index"]: _hash(body, one) for one in body["features"]}
+            fresh = {latent for latent, name in names.items() if name not in book.sent}
+            if any(names[latent] in book.begun for latent in fresh):
+                # A call is taken whole or not at all, so what is there was in one that was.
+                there = {latent for latent in sorted(fresh) if ask(_has, client, body, latent)}
+                book.write("sent", [names[latent] for latent in sorted(there)])
+                fresh -= there
+            before += len(names) - len(fresh)
             if fresh:
-                own = {**body, "features": fresh}
-                doubtful = any(book.begun(body, one) for one in fresh)
-                if doubtful:
-                    # A call is taken whole or not at all, so what is there was in one that was.
-                    there = [one for one in fresh if _has(client, body, one["index"])]
-                    book.write("sent", {**body, "features": there})
-                    before += len(there)
-                    own["features"] = fresh = [one for one in fresh if one not in there]
-            if fresh:
-                book.write("sending", own)
-                _send(client, own, attempts, wait, key)
-                book.write("sent", own)
+                features = [one for one in body["features"] if one["index"] in fresh]
+                hashes = [names[one["index"]] for one in features]
+                book.write("sending", hashes)
+                ask(_Send(client, {**body, "features": features}, key))
+                book.write("sent", hashes)
                 sent += len(fresh)
             bar.advance(1)
     return Sent(sent, before)
@@ -246,38 +249,45 @@ class _FaultError(Exception):
     """What may pass."""
 
 
-def _send(client: Any, body: dict[str, Any], attempts: int, wait: float, key: str) -> None:  # noqa: ANN401
-    import httpx
+def _patiently(attempts: int, wait: float, once: Callable[..., _Answer], *with_: Any) -> _Answer:  # noqa: ANN401
     import tenacity
 
-    tried = False
-
-    def once() -> None:
-        nonlocal tried
-        if tried and _has(client, body, body["features"][0]["index"]):
-            return
-        tried = True
-        try:
-            reply = client.post("/api/feature/upload-batch", json=body)
-        except httpx.HTTPError as error:
-            raise _FaultError(type(error).__name__) from error
-        if reply.status_code == 429 or reply.status_code >= 500:
-            raise _FaultError(f"status {reply.status_code}: {_words(reply, key)}")
-        if reply.status_code >= 400:
-            raise InputError(f"upload: {client.base_url} refused ({_words(reply, key)})")
-
     try:
-        tenacity.Retrying(
+        return tenacity.Retrying(
             stop=tenacity.stop_after_attempt(attempts),
             wait=tenacity.wait_exponential(multiplier=wait, max=60),
             retry=tenacity.retry_if_exception_type(_FaultError),
             reraise=True,
-        )(once)
+        )(once, *with_)
     except _FaultError as error:
         raise InputError(
             f"upload: no success after {attempts} attempts ({error}); what was sent is in the "
             "journal, so run the same command again"
         ) from error
+
+
+class _Send:
+    """One call; where it is made again, only if the first did not arrive."""
+
+    def __init__(self, client: Any, body: dict[str, Any], key: str) -> None:  # noqa: ANN401
+        self._client, self._body, self._key, self._tried = client, body, key, False
+
+    def __call__(self) -> None:
+        import httpx
+
+        if self._tried and _has(self._client, self._body, self._body["features"][0]["index"]):
+            return
+        self._tried = True
+        try:
+            reply = self._client.post("/api/feature/upload-batch", json=self._body)
+        except httpx.HTTPError as error:
+            raise _FaultError(type(error).__name__) from error
+        if reply.status_code == 429 or reply.status_code >= 500:
+            raise _FaultError(f"status {reply.status_code}: {_words(reply, self._key)}")
+        if reply.status_code >= 400:
+            raise InputError(
+                f"upload: {self._client.base_url} refused ({_words(reply, self._key)})"
+            )
 
 
 def _words(reply: Any, key: str) -> str:  # noqa: ANN401 - a response of httpx
@@ -308,35 +318,31 @@ class _Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._begun: set[str] = set()
-        self._sent: set[str] = set()
+        self.begun: set[str] = set()
+        self.sent: set[str] = set()
+        whole = True
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            text = path.read_text(encoding="utf-8")
+            whole = text.endswith("\n") or not text
+            for line in text.splitlines():
                 try:
                     entry = json.loads(line)
                 except ValueError:
                     continue  # the last line of a process that was killed
-                (self._sent if entry["what"] == "sent" else self._begun).update(entry["latents"])
+                (self.sent if entry["what"] == "sent" else self.begun).update(entry["latents"])
+        self._between = "" if whole else "\n"
 
-    def done(self, body: dict[str, Any], feature: dict[str, Any]) -> bool:
-        return _hash(body, feature) in self._sent
-
-    def begun(self, body: dict[str, Any], feature: dict[str, Any]) -> bool:
-        return _hash(body, feature) in self._begun
-
-    def write(self, what: str, body: dict[str, Any]) -> None:
-        hashes = [_hash(body, feature) for feature in body["features"]]
+    def write(self, what: str, hashes: Sequence[str]) -> None:
         if not hashes:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        whole = not self._path.exists() or self._path.read_bytes()[-1:] in (b"", b"\n")
+        line = json.dumps({"what": what, "latents": list(hashes)})
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(
-                ("" if whole else "\n") + json.dumps({"what": what, "latents": hashes}) + "\n"
-            )
+            file.write(f"{self._between}{line}\n")
             file.flush()
             os.fsync(file.fileno())
-        (self._sent if what == "sent" else self._begun).update(hashes)
+        self._between = ""
+        (self.sent if what == "sent" else self.begun).update(hashes)
 
 
 def _hash(body: dict[str, Any], feature: dict[str, Any]) -> str:

@@ -9,28 +9,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from glossator.export.material import Exported
+from glossator.export.chosen import Exported, rows_of
 
 __all__ = ["verdict_rows"]
 
-_AT_ONCE = 500  # SQLite takes so many values in one condition
+_AT_ONCE = 64
+"""Explanations whose examples are held at once."""
 
 
 def verdict_rows(run: Exported, explanation_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The verdicts of some explanations, each with its example's decile, kind, tokens and text.
+    """The verdicts of some explanations, each with its example's facts.
 
     Args:
         run: the run.
         explanation_ids: of which; those of one batch of latents.
 
     Returns:
-        Rows of the table `verdicts` with `decile`, `kind`, `activations`, `tokens`, `str_tokens`
-        and `text` beside.
+        Rows of the table `verdicts` with `decile`, `kind`, `document`, `activations`, `tokens`,
+        `str_tokens` and `text` beside.
     """
     for at in range(0, len(explanation_ids), _AT_ONCE):
-        some = list(explanation_ids[at : at + _AT_ONCE])
-        places = ", ".join("?" * len(some))
-        rows = run.store.table("verdicts", f"explanation_id IN ({places})", tuple(some)).to_pylist()
+        some = explanation_ids[at : at + _AT_ONCE]
+        rows = list(rows_of(run, "verdicts", "explanation_id", some))
         examples = _examples(run, sorted({row["example_id"] for row in rows}))
         for row in rows:
             yield {**row, **examples[row["example_id"]]}
@@ -38,21 +38,16 @@ def verdict_rows(run: Exported, explanation_ids: Sequence[str]) -> Iterator[dict
 
 def _examples(run: Exported, ids: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for at in range(0, len(ids), _AT_ONCE):
-        some = ids[at : at + _AT_ONCE]
-        places = ", ".join("?" * len(some))
-        table = run.store.table("examples", f"example_id IN ({places})", tuple(some))
-        for row in table.to_pylist():
-            tokens = row["tokens"] or []
-            pieces = [
-                piece.encode("utf-8", "replace").decode() for piece in run.text.pieces(tokens)
-            ]
-            found[row["example_id"]] = {
-                "decile": row["decile"],
-                "kind": row["kind"],
-                "activations": row["activations"] or [],
-                "tokens": tokens,
-                "str_tokens": pieces,
-                "text": row["text"] if row["text"] is not None else "".join(pieces),
-            }
+    for row in rows_of(run, "examples", "example_id", ids):
+        tokens = row["tokens"] or []
+        pieces = [piece.encode("utf-8", "replace").decode() for piece in run.text.pieces(tokens)]
+        found[row["example_id"]] = {
+            "decile": row["decile"],
+            "kind": row["kind"],
+            "document": row["document"],
+            "activations": row["activations"] or [],
+            "tokens": tokens,
+            "str_tokens": pieces,
+            "text": row["text"] if row["text"] is not None else "".join(pieces),
+        }
     return found

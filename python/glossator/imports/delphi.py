@@ -15,15 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from glossator.errors import InputError
+from glossator.export.groups import grouped
 from glossator.export.places import absent, new_tree
 from glossator.imports.shards import index_of_cache
 from glossator.progress import SILENT, Progress
-from glossator.records import Explanation, Verdict, content_id, table_of
+from glossator.records import TABLES, Explanation, Verdict, content_id, table_of
 from glossator.score.figures import scores_from
+from glossator.score.permutation import with_q_values
 from glossator.shown import single_line
 
 __all__ = ["import_delphi", "read_delphi_explanations", "read_delphi_scores"]
@@ -34,6 +37,8 @@ UNPARSED = "Explanation could not be parsed."
 """What delphi stores where a model's answer held no explanation."""
 _SCORERS = {"detection": "detection", "fuzz": "fuzzing"}
 _PROMPT = 5
+_AT_ONCE = 64
+"""Latents whose verdicts are held at once."""
 
 
 def read_delphi_explanations(folder: str | Path, hookpoint: str) -> list[Explanation]:
@@ -58,7 +63,7 @@ def read_delphi_scores(
     explanations: list[Explanation],
     *,
     progress: Progress = SILENT,
-) -> tuple[pa.Table, pa.Table]:
+) -> Iterator[tuple[pa.Table, pa.Table]]:
     """The raw scores of one hookpoint as the run's tables `verdicts` and `examples`.
 
     A prompt is told by its place: delphi asks about so many examples in a row at once. An answer
@@ -70,31 +75,39 @@ def read_delphi_scores(
         explanations: as `read_delphi_explanations` gives them.
         progress: counts files.
 
+    Yields:
+        Both tables of some latents at a time; no example is in two of them.
+
     Raises:
         InputError: a file is no list of verdicts.
     """
     folder = Path(folder)
     said = {one.latent: one for one in explanations}
     in_prompt, protocol = _in_prompt(folder), content_id("delphi", str(_in_prompt(folder)))
-    verdicts: list[pa.Table] = []
-    examples: dict[str, dict[str, Any]] = {}
-    with progress.stage("scores", unit="files") as bar:
-        for name, scorer in _SCORERS.items():
-            for latent, path in _files(folder / "scores" / name, hookpoint):
+    files: dict[int, list[tuple[str, Path]]] = {}
+    for name, scorer in _SCORERS.items():
+        for latent, path in _files(folder / "scores" / name, hookpoint):
+            files.setdefault(latent, []).append((scorer, path))
+    latents = sorted(files)
+    with progress.stage("scores", sum(map(len, files.values())), "files") as bar:
+        for at in range(0, len(latents), _AT_ONCE):
+            verdicts: list[Verdict] = []
+            examples: dict[str, dict[str, Any]] = {}
+            for latent in latents[at : at + _AT_ONCE]:
                 one = said.get(latent)
-                rows = _json(path)
-                if not isinstance(rows, list):
-                    raise InputError(f"{path}: no list of verdicts")
-                held = []
-                for place, row in enumerate(rows) if one is not None else ():
-                    example = _example(path, place, row, hookpoint, latent)
-                    examples[example["example_id"]] = example
-                    assert one is not None
-                    held.append(_verdict(one, protocol, scorer, example, row, place, in_prompt))
-                verdicts.append(table_of("verdicts", held))
-                bar.advance(1)
-    table = pa.concat_tables([table_of("verdicts", []), *verdicts])
-    return table, table_of("examples", list(examples.values()))
+                for scorer, path in files[latent]:
+                    rows = _json(path)
+                    if not isinstance(rows, list):
+                        raise InputError(f"{path}: no list of verdicts")
+                    for place, row in enumerate(rows) if one is not None else ():
+                        example = _example(path, place, row, hookpoint, latent)
+                        examples[example["example_id"]] = example
+                        assert one is not None
+                        verdicts.append(
+                            _verdict(one, protocol, scorer, example, row, place, in_prompt)
+                        )
+                    bar.advance(1)
+            yield table_of("verdicts", verdicts), table_of("examples", list(examples.values()))
 
 
 def import_delphi(
@@ -136,13 +149,42 @@ def import_delphi(
                 row = {"latent": one.latent, "text": one.text, "hookpoint": hookpoint}
                 row["explainer"] = "delphi"
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        verdicts, examples = read_delphi_scores(folder, hookpoint, explanations, progress=progress)
-        tables = {"verdicts": verdicts, "examples": examples}
-        if len(verdicts):
-            tables["scores"] = scores_from(verdicts, examples)
-        for name, table in tables.items():
-            pq.write_table(table, scratch / f"{name}.parquet", compression="zstd")
+        _scores(folder, scratch, hookpoint, explanations, progress)
     return out
+
+
+def _scores(
+    folder: Path,
+    out: Path,
+    hookpoint: str,
+    explanations: list[Explanation],
+    progress: Progress,
+) -> None:
+    scores: list[pa.Table] = []
+    with (
+        grouped(out / "verdicts.parquet", TABLES["verdicts"]) as verdicts,
+        grouped(out / "examples.parquet", TABLES["examples"]) as examples,
+    ):
+        for answers, shown in read_delphi_scores(
+            folder, hookpoint, explanations, progress=progress
+        ):
+            verdicts.write(answers)
+            examples.write(shown)
+            if len(answers):
+                scores.append(scores_from(answers, shown))
+    if scores:
+        table = _corrected(pa.concat_tables(scores))
+        with grouped(out / "scores.parquet", table.schema) as groups:
+            groups.write(table)
+
+
+def _corrected(scores: pa.Table) -> pa.Table:
+    """With q-values over all latents; most rows have no p-value and are left alone."""
+    places = pc.indices_nonzero(pc.is_valid(scores["p_value"]))
+    values = np.full(len(scores), np.nan)
+    values[places] = with_q_values(scores.take(places))["q_value"]
+    at = scores.schema.get_field_index("q_value")
+    return scores.set_column(at, scores.schema.field(at), pa.array(values, from_pandas=True))
 
 
 def _files(folder: Path, hookpoint: str) -> Iterator[tuple[int, Path]]:

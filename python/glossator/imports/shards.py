@@ -7,6 +7,7 @@ Shards are mapped, not read: contexts are taken from all of them in turn, a bloc
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 from collections.abc import Mapping
@@ -128,7 +129,8 @@ def index_of_cache(
 
 
 def _begin(one: _Shard, row: int) -> int:
-    return int(np.searchsorted(one.locations[:, 0], row))
+    # NumPy's own search would copy the whole column, which is a third of a mapped file.
+    return bisect.bisect_left(range(len(one.locations)), row, key=lambda at: one.locations[at, 0])
 
 
 def _block(shards: list[_Shard], begins: list[int], at: int, rows: int) -> tuple[int, list[int]]:
