@@ -162,8 +162,10 @@ def circuit_tracer_command(
     options: dict[str, Any],
 ) -> None:
     """Write feature files for circuit-tracer and the attribution-graph viewer."""
-    export = circuit_tracer.add_layer if add else circuit_tracer.export_circuit_tracer
-    _write(run_dir, options, partial(export, out=out, layer=layer))
+    export: Callable[..., Path] = partial(circuit_tracer.export_circuit_tracer, out=out)
+    if add:
+        export = partial(circuit_tracer.add_layer, out)
+    _write(run_dir, options, partial(export, layer=layer))
 
 
 @takes(WHICH)
