@@ -190,6 +190,24 @@ def test_a_process_killed_between_sending_and_noting_sends_nothing_twice(run, tm
 
 
 @pytest.mark.usefixtures("key")
+def test_a_latent_that_is_another_now_is_refused_and_other_servers_are_their_own(run, tmp_path):
+    journal = tmp_path / "sent.jsonl"
+
+    def changed(server):
+        bodies = list(payloads(run, SOURCE))
+        bodies[0]["features"][1]["explanations"][0]["text"] = "another"
+        return upload(bodies, journal=journal, server=server.url, wait=0.001)
+
+    with Neuronpedia() as server:
+        send(run, server, journal)
+        with pytest.raises(InputError, match=r"5-res-mine/3: was sent before with other.*--suffix"):
+            changed(server)
+        assert server.rows == ALL
+    with Neuronpedia() as other:  # what one server has, another lacks
+        assert changed(other).sent == 3
+
+
+@pytest.mark.usefixtures("key")
 def test_what_the_server_refuses_is_one_line_and_the_next_call_goes_on(run, tmp_path):
     with Neuronpedia([None, 500]) as server:
         with pytest.raises(InputError, match=r"no success after 1 attempts.*500 busy"):
