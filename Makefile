@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 INSTALL := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --compile-bytecode
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+PEERS := $(patsubst tests/peers/%.txt,%,$(wildcard tests/peers/*.txt))
 ARGS ?=
 
-.PHONY: help demo demo-judge test bench bench-gpu lint format types stubs stubs-check rust-test constraints clean
+.PHONY: help demo demo-judge test test-peers bench bench-gpu lint format types stubs stubs-check rust-test constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,6 +48,17 @@ demo-judge: $(VENV)/.vllm ## The same with a small language model as explainer a
 
 test: $(VENV)/.dev ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Peers want versions of libraries that exclude one another, and ours: each has a folder with itself
+# and what we lack, without the rest of its requirements; tests run it on our versions.
+.peers/%/.fetched: tests/peers/%.txt $(UV)
+	@echo "fetching $*"
+	@rm -rf .peers/$*
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --target .peers/$* --requirement $<
+	@touch $@
+
+test-peers: $(VENV)/.dev $(PEERS:%=.peers/%/.fetched) ## Run the tests that need a peer's package
+	@$(BIN)/python -m pytest -m peer tests $(ARGS)
 
 bench: $(VENV)/.dev ## Time build, sample and encode beside their peers
 	@$(BIN)/python -m pytest benches -p no:cacheprovider $(ARGS)

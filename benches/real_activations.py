@@ -35,7 +35,7 @@ def harvest(asked, folder):
     """Run subject and coder over the corpus, and keep what they give."""
     from glossator.coders import TrainConfig
     from glossator.corpus import open_contexts, open_corpus, pack
-    from glossator.harvest import collect_hidden, train_coder
+    from glossator.hidden import collect_hidden, train_coder
     from glossator.subjects import load_subject
 
     subject = load_subject(asked.subject, asked.hookpoint)

@@ -15,7 +15,7 @@ import torch
 
 import glossator as gl
 from glossator.coders import sparsify
-from glossator.harvest import collect_hidden
+from glossator.hidden import collect_hidden
 from glossator.score.corpus import mean_f1, score_rules
 
 N_LATENTS, K = 128, 8

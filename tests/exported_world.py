@@ -19,7 +19,7 @@ class ExportedRun:
 
     hookpoint = HOOKPOINT
 
-    def __init__(self, folder):
+    def __init__(self, folder, judge=None):
         import numpy as np
 
         self.index, self.text = planted_index(
@@ -30,7 +30,7 @@ class ExportedRun:
         self.precision = self.index.precision
         said = planted_explanations(range(LATENTS - 1))  # the last one is not explained
         # Deterministic errors, so that scores differ and verdicts disagree with the truth.
-        judge = PlantedJudge(lambda d, line: 0.9 if truth_of(d, line)[0] else 0.2)
+        judge = judge or PlantedJudge(lambda d, line: 0.9 if truth_of(d, line)[0] else 0.2)
         scored = score(
             self.index, said, judge=judge, text=self.text, scorers=["detection", "fuzzing"]
         )

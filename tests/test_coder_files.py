@@ -5,6 +5,7 @@ import pickle
 import shutil
 import struct
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -12,106 +13,36 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+import coder_files
+from coder_files import read, write
 from glossator.coders import load_coder
 from glossator.errors import InputError
+from golden_coders import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden" / "coders"
-# One coder a format, and the tensors that decide what is encoded.
-WHOLE = {
-    "saelens_standard": ("W_enc", "W_dec", "b_enc"),
-    "sparsify_topk": ("encoder.weight", "W_dec", "encoder.bias"),
-    "dictionary_learning_topk": ("encoder.weight", "decoder.weight", "encoder.bias"),
-    "dictionary_learning_jumprelu": ("W_enc", "W_dec", "threshold"),
-    "gemma_scope": ("W_enc", "W_dec", "threshold"),
-    "gemma_scope_2": ("w_enc", "w_dec", "affine_skip_connection"),
-    "llama_scope": ("encoder.weight", "decoder.weight", "encoder.bias"),
-    "llamascopium": ("W_E", "W_D", "b_E"),
-    "openai_v5": ("encoder.weight", "decoder.weight", "latent_bias"),
-    "qwen_scope": ("W_enc", "W_dec", "b_enc"),
-    "goodfire": ("encoder_linear.weight", "decoder_linear.weight", "encoder_linear.bias"),
-    "circuit_tracer_jumprelu": ("W_enc", "W_dec", "activation_function.threshold"),
-}
-CASES = [(name, tensor) for name, tensors in WHOLE.items() for tensor in tensors]
-WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
+# One coder a format.
+WHOLE = (
+    *("saelens_standard", "sparsify_topk", "dictionary_learning_topk"),
+    *("dictionary_learning_jumprelu", "gemma_scope", "gemma_scope_2", "llama_scope"),
+    *("llamascopium", "openai_v5", "qwen_scope", "goodfire", "circuit_tracer_jumprelu"),
+)
 
 
 @pytest.fixture
 def copied(tmp_path):
     """A coder's folder to spoil, and its file of weights."""
-
-    def copy(name):
-        shutil.copytree(GOLDEN / name, tmp_path / name)
-        files = [
-            path
-            for path in (tmp_path / name).rglob("*")
-            if path.suffix in WEIGHTS and path.name not in ("expected.npz", "sparsity.safetensors")
-        ]
-        (only,) = files
-        return tmp_path / name, only
-
-    return copy
+    return lambda name: coder_files.copied(name, tmp_path)
 
 
-def _read(path):
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    return torch.load(path, weights_only=True)
-
-
-def _write(path, held):
-    held = {
-        name: value.contiguous() if isinstance(value, torch.Tensor) else value
-        for name, value in held.items()
-    }
-    if path.suffix == ".safetensors":
-        save_file(held, path)
-    elif path.suffix == ".npz":
-        np.savez(path, **{name: value.numpy() for name, value in held.items()})
-    else:
-        torch.save(held, path)
-
-
-@pytest.mark.parametrize(("name", "tensor"), CASES)
-@pytest.mark.parametrize("way", ["transposed", "truncated", "renamed", "nan"])
-def test_a_spoiled_copy_is_refused_naming_the_file_and_the_tensor(copied, name, tensor, way):
-    folder, path = copied(name)
-    held = _read(path)
-    whole = held[tensor]
-    if way == "transposed":
-        if whole.ndim < 2:
-            whole = whole[:, None]
-        held[tensor] = whole.T
-    elif way == "truncated":
-        held[tensor] = whole[:-1]
-    elif way == "renamed":
-        held[f"{tensor}_"] = held.pop(tensor)
-    else:
-        held[tensor] = whole.clone(memory_format=torch.contiguous_format)
-        held[tensor].view(-1)[-1] = float("nan")
-    _write(path, held)
-    optional = tensor in ("activation_function.threshold", "affine_skip_connection")
-    if optional and way == "renamed":
-        # What a file may lack cannot be missed; that something was left over is said.
-        assert any(f"{tensor}_" in line for line in load_coder(folder).declared["warnings"])
-        return
-    with pytest.raises(InputError) as caught:
+def test_a_tied_coder_whose_decoder_is_not_its_encoder_is_refused(copied):
+    folder, path = copied("openai_tied")
+    held = read(path)
+    held["decoder.linear.weight"] = held["encoder.weight"].clone()
+    held["decoder.linear.weight"][3, 2] += 1
+    write(path, held)
+    with pytest.raises(InputError, match=r"8\.pt`: `decoder\.linear\.weight` is not `encoder"):
         load_coder(folder)
-    said = str(caught.value)
-    assert path.name in said
-    assert "`" in said.replace(str(path), "")
-    assert "\n" not in said
-    if way == "transposed":
-        assert "has shape" in said
-    elif way == "renamed":
-        assert "is missing" in said or "tensors" in said
-    elif way == "nan":
-        # The reader's own name for the tensor: Gemma Scope 2's are in lower case.
-        assert f"`{tensor}` holds NaN".lower() in said.lower()
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -141,7 +72,7 @@ class _Bomb:
 def test_code_in_a_pickle_is_never_executed(copied, tmp_path, name, way):
     folder, path = copied(name)
     left = tmp_path / "executed"
-    held = {**_read(path), "more": _Bomb(left)}
+    held = {**read(path), "more": _Bomb(left)}
     if way == "torch":
         torch.save(held, path)
     else:
@@ -155,17 +86,27 @@ def test_code_in_a_pickle_is_never_executed(copied, tmp_path, name, way):
     assert not left.exists()
 
 
+@pytest.mark.parametrize("name", ["saelens_standard", "gemma_scope"])
+def test_a_pickle_under_another_name_is_never_executed(copied, tmp_path, name):
+    folder, path = copied(name)
+    left = tmp_path / "executed"
+    path.write_bytes(pickle.dumps({**read(path), "more": _Bomb(left)}))
+    with pytest.raises(InputError, match=f"{path.name}`: not readable as {path.suffix[1:]}"):
+        load_coder(folder)
+    assert not left.exists()
+
+
 def test_arrays_of_pickled_objects_are_never_loaded(copied, tmp_path):
     folder, path = copied("gemma_scope")
     left = tmp_path / "executed"
-    held = {name: value.numpy() for name, value in _read(path).items()}
+    held = {name: value.numpy() for name, value in read(path).items()}
     np.savez(path, **held, more=np.array([_Bomb(left)], dtype=object))
     with pytest.raises(InputError, match="`more` holds pickled objects"):
         load_coder(folder)
     assert not left.exists()
 
 
-def test_a_header_of_gigabytes_is_refused_before_it_is_read(copied):
+def test_a_header_of_gigabytes_is_refused_before_it_isread(copied):
     folder, path = copied("saelens_standard")
     whole = path.read_bytes()
     for claimed in (2**33, 2**63, len(whole)):
@@ -176,6 +117,57 @@ def test_a_header_of_gigabytes_is_refused_before_it_is_read(copied):
         file.write(struct.pack("<Q", 2**30))
         file.truncate(2**30 + 8)
     with pytest.raises(InputError, match="a header of 1,073,741,824 bytes"):
+        load_coder(folder)
+
+
+def test_an_array_header_of_gigabytes_is_refused_before_it_is_read(copied):
+    folder, path = copied("gemma_scope")
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.read("W_enc.npy")
+    for length in (2**20, 2**32 - 1):
+        lying = entry[:6] + b"\x02\x00" + struct.pack("<I", length) + entry[10:]
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("W_enc.npy", lying)
+        with pytest.raises(InputError, match=f"`W_enc` has a header of {length:,} bytes; 65,536"):
+            load_coder(folder)
+
+
+@pytest.mark.parametrize("name", ["gemma_scope", "dictionary_learning_topk", "goodfire"])
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(copied, name):
+    folder, path = copied(name)
+    with zipfile.ZipFile(path) as archive:
+        entries = {each: archive.read(each) for each in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each, value in entries.items():
+            archive.writestr(each, value)
+        archive.writestr("archive/data/9", bytes(2**23))
+    with pytest.raises(InputError, match=rf"{path.name}`: unpacks to 8,\d+,\d+ bytes, but has"):
+        load_coder(folder)
+
+
+class _Wide:
+    """A tensor of another shape than its numbers have, as a pickle may say."""
+
+    def __init__(self, shape, stride):
+        self.shape, self.stride = shape, stride
+
+    def __reduce__(self):
+        storage = torch.ones(4).storage()
+        arguments = (storage, 0, self.shape, self.stride, False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, arguments
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("stride", "said"),
+    [((0, 0), r"claims the shape \[1000000, 1000000\]"), ((10**6, 1), "not readable as a torch")],
+)
+def test_a_torch_file_whose_shapes_lie_is_refused(copied, zipped, stride, said):
+    folder, path = copied("dictionary_learning_topk")
+    held = {**read(path), "encoder.weight": _Wide((10**6, 10**6), stride)}
+    torch.save(held, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=f"{path.name}`: .*{said}"):
         load_coder(folder)
 
 
@@ -262,8 +254,8 @@ def test_settings_that_no_rule_says_are_refused_with_the_remedy(copied, name, fi
 )
 def test_a_threshold_that_was_never_set_asks_for_k(copied, name):
     folder, path = copied(name)
-    held = _read(path)
-    _write(path, {**held, "threshold": torch.tensor(-1.0)})
+    held = read(path)
+    write(path, {**held, "threshold": torch.tensor(-1.0)})
     with pytest.raises(InputError, match="`threshold` = -1 was never estimated; give `k`"):
         load_coder(folder)
     coder = load_coder(folder, k=3)

@@ -6,7 +6,6 @@ The files under `golden/coders` come from those libraries, or by hand from the p
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,8 @@ from glossator.cli import app
 from glossator.coders import load_coder
 from glossator.encode import Gated, GroupMax, Threshold, TopK
 from glossator.errors import InputError
+from golden_coders import GOLDEN, MEANT, NAMES, check, expected
 
-GOLDEN = Path(__file__).parent / "golden" / "coders"
-NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-# Of a folder with several coders, the one whose numbers stand beside it.
-MEANT = {"circuit_tracer_clt": "W_enc_1"}
 RULES = {
     "circuit_tracer_clt": Threshold,
     "circuit_tracer_jumprelu": Threshold,
@@ -51,25 +47,9 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def _expected(name):
-    with np.load(GOLDEN / name / "expected.npz") as held:
-        return held["x"], held["activations"], held["y"]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_coder_of_each_format_encodes_and_decodes_as_its_own_library(name):
-    coder = load_coder(GOLDEN / name, MEANT.get(name))
-    x, activations, y = _expected(name)
-    latents, values = coder.encode(x)
-    found = np.zeros_like(activations)
-    for row in range(len(x)):
-        kept = values[row] > 0
-        found[row, latents[row][kept]] = values[row][kept]
-    np.testing.assert_allclose(found, activations, atol=2e-5, rtol=2e-5)
-    assert ((found > 0) == (activations > 0)).all()
-    assert (activations > 0).any(axis=1).all(), "a token on which nothing is active proves nothing"
-    assert (activations == 0).any(axis=1).all()
-    np.testing.assert_allclose(coder.decode(latents, values, x), y, atol=5e-5, rtol=5e-5)
+    check(GOLDEN / name, *expected(GOLDEN / name))
 
 
 @pytest.mark.parametrize(("name", "rule"), RULES.items())
@@ -114,6 +94,8 @@ def test_what_the_files_claim_is_kept_for_the_check():
     assert declared["l0"] == pytest.approx(densities.sum(), rel=1e-4)
     assert declared["density"] == pytest.approx(densities.mean(), rel=1e-4)
     assert load_coder(GOLDEN / "gemma_scope").declared["l0"] == 71
+    assert load_coder(GOLDEN / "dictionary_learning_batchtopk").declared["l0"] == 4
+    assert "l0" not in load_coder(GOLDEN / "dictionary_learning_jumprelu").declared
     assert load_coder(GOLDEN / "gemma_scope").declared["model_name"] == "google/gemma-2-2b"
     assert load_coder(GOLDEN / "gemma_scope_2").declared["l0_range"] == [10, 20]
     assert load_coder(GOLDEN / "sparsify_topk").declared["context_size"] == 2048
@@ -138,7 +120,7 @@ def test_a_folder_of_several_coders_lists_them_and_a_name_or_a_layer_chooses():
     assert by_name.hash == by_layer.hash == by_file.hash
     with pytest.raises(InputError, match=r"none for `layers\.7`; name one with `hookpoint`: `W_"):
         load_coder(folder, "layers.7")
-    with pytest.raises(InputError, match=r"none for `saelens`; .*`saelens_5_topk` and \d+ more$"):
+    with pytest.raises(InputError, match=r"none for `saelens`; .*`llama_scope`.* and \d+ more$"):
         load_coder(GOLDEN, "saelens")
     layer = (
         r"several coders for `layers\.2`; .*: `circuit_tracer_clt/W_enc_2`, `circuit_tracer_jump"
@@ -201,61 +183,3 @@ def test_inspect_prints_a_table_with_warnings():
     assert lines["writes also to"] == "blocks.1.hook_mlp_out, blocks.2.hook_mlp_out"
     assert lines["declared model name"] == "google/gemma-2-2b"
     assert "other layers write" in lines["warning"]
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A Hugging Face that serves the golden folder as `owner/coders`, and notes what is fetched."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    fetched = []
-
-    def listed(name):
-        if name != "owner/coders":
-            raise LocalEntryNotFoundError("no such repository")
-        return [path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file()]
-
-    def snapshot(name, allow_patterns):
-        fetched.extend(allow_patterns)
-        return str(GOLDEN)
-
-    def download(name, path, revision=None):
-        fetched.append(path)
-        return str(GOLDEN / path)
-
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", listed)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return fetched
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_coder_of_a_repository_is_that_of_the_folder_and_nothing_else_is_fetched(name, hub):
-    coder = load_coder(f"owner/coders/{name}", MEANT.get(name))
-    assert coder.hash == load_coder(GOLDEN / name, MEANT.get(name)).hash
-    weights = [path for path in hub if path.endswith((".pt", ".pth", ".npz", ".safetensors"))]
-    assert all(path.startswith(f"{name}/") for path in hub)
-    assert 1 <= len(weights) <= 2
-    assert not any(path.endswith("expected.npz") for path in weights)
-
-
-def test_a_repository_of_several_coders_lists_them_and_one_that_is_not_there_says_so(hub):
-    with pytest.raises(InputError, match=r"`owner/coders`: several coders; .*`saelens_5_topk`"):
-        load_coder("owner/coders")
-    by_name = load_coder("owner/coders", "saelens_gated")
-    assert by_name.hash == load_coder(GOLDEN / "saelens_gated").hash
-    with pytest.raises(InputError, match="nor to be had"):
-        load_coder("owner/nothing")
-    with pytest.raises(InputError, match="holds no coder of a known layout under `nowhere`"):
-        load_coder("owner/coders/nowhere")
-
-
-def test_a_set_that_lists_files_of_other_repositories_fetches_the_one_that_is_meant(tmp_path, hub):
-    config = (GOLDEN / "circuit_tracer_topk" / "config.yaml").read_text()
-    files = [f"hf://owner/coders/circuit_tracer_topk/layer_{at}.safetensors" for at in (0, 1, 2)]
-    listed = "".join(f"- {file}?revision=main\n" for file in files)
-    (tmp_path / "config.yaml").write_text(f"{config}transcoders:\n{listed}")
-    coder = load_coder(tmp_path, "layers.2")
-    assert coder.hash == load_coder(GOLDEN / "circuit_tracer_topk").hash
-    assert hub == ["circuit_tracer_topk/layer_2.safetensors"]

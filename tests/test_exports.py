@@ -213,6 +213,7 @@ def test_neuronpedias_tree_has_its_columns_and_the_runs_values(run, tmp_path):
     assert [one.description for one in said] == ["latent 0", "latent 3", "latent 4"]
     scores = [ExplanationScore(**r) for r in lines(folder / "scores/batch-0.jsonl.gz")]
     assert {one.explanationId for one in scores} == {one.id for one in said}
+    assert len({one.id for one in scores}) == len(scores) == 2 * len(said)
     kinds = {one.explanationScoreTypeName for one in scores}
     assert kinds == {"eleuther_recall", "eleuther_fuzz"}
     for one in scores:

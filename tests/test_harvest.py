@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from glossator import hidden
 from glossator.coders import SparseCoder, TrainConfig
 from glossator.corpus import Corpus, Document, StoredContexts, open_corpus, pack
 from glossator.encode import Gated, Threshold, TopK
 from glossator.errors import InputError
 from glossator.feeding import Feeder
-from glossator.harvest import collect_hidden, harvest, train_coder
+from glossator.harvest import harvest
+from glossator.hidden import collect_hidden, train_coder
 from glossator.index import Index, IndexWriter
 from glossator.statistics import ActivationStatistics
 from glossator.subjects import load_subject
@@ -118,7 +120,7 @@ def _all_hidden(subject, contexts):
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
     """Many batches and commits in a corpus of 120 short texts."""
-    monkeypatch.setattr(MODULE, "_KEPT_EVERY", 2)
+    monkeypatch.setattr(hidden, "_KEPT_EVERY", 2)
     monkeypatch.setattr(StoredContexts.batches, "__defaults__", (0, 16))
 
 

@@ -1,4 +1,4 @@
-"""Types shown and checked: the scramble test, shares by hookpoint, the command."""
+"""Types shown: shares by hookpoint, the plot, the command."""
 
 import json
 from xml.etree import ElementTree as ET
@@ -12,94 +12,11 @@ from glossator.cli import app
 from glossator.errors import InputError
 from glossator.latent_types import TYPES, latent_types
 from glossator.neighbours import Neighbours
-from glossator.scramble import scramble_test
-from glossator.type_shares import type_plot, type_shares, write_plot
+from glossator.type_shares import read_types, type_plot, type_shares, write_plot, write_types
 from index_reference import corpus
 from test_latent_types import AT, LATENTS, directions, index, kinds, plain  # noqa: F401 - fixtures
 
 SVG = "{http://www.w3.org/2000/svg}"
-VOCABULARY = np.arange(20, 90)
-
-
-class Letters:
-    """A tokenizer whose tokens are letters."""
-
-    def pieces(self, tokens):
-        return [chr(0x4E00 + token) for token in tokens]
-
-
-def read(text):
-    return np.array([ord(letter) - 0x4E00 for letter in text], np.uint32)
-
-
-class Source:
-    """Latent 0 is active on 7; latent 1 on 7 after a token below 30; latent 2 on 40, never on 7."""
-
-    def __init__(self, lost=0):
-        self.texts, self.lost = [], lost
-
-    def __call__(self, texts, latent):
-        found = []
-        for text in texts:
-            self.texts.append((latent, text))
-            tokens = read(text)
-            if self.lost:  # a text that is cut into other tokens
-                tokens, self.lost = tokens[tokens != 7], self.lost - 1
-            before = np.r_[999, tokens[:-1]]
-            active = [tokens == 7, (tokens == 7) & (before < 30), tokens == 40][latent]
-            found.append((tokens, active.astype(np.float32)))
-        return found
-
-
-def on_seven(n=3, tokens=(7,)):
-    ids = np.empty(n, object)
-    ids[:] = [list(tokens)] * n
-    return {"peak_ids": ids, "type": np.array(["unigram"] * n, object)}
-
-
-def test_a_token_is_planted_twice_among_19_others_and_never_first():
-    source = Source()
-    test = scramble_test(on_seven(1, (7, 8, 9)), [0], source, Letters(), VOCABULARY)
-    assert test["scrambles"].tolist() == [6]
-    planted = [read(text) for _, text in source.texts]
-    assert {len(tokens) for tokens in planted} == {20}
-    where = [int(np.flatnonzero(np.isin(tokens, [7, 8, 9]))[0]) for tokens in planted]
-    assert min(where) > 0
-    assert len(set(where)) > 1
-    assert len({text for _, text in source.texts}) == 6
-
-
-def test_shares_tell_a_token_alone_from_a_token_in_context():
-    test = scramble_test(on_seven(), [0, 1, 2], Source(), Letters(), VOCABULARY, repeats=200)
-    assert test["share"][0] == test["share_on_token"][0] == 1
-    assert test["share_on_token"][1] == pytest.approx(1 / 7, abs=0.1)
-    assert test["share_on_token"][2] == 0
-    assert test["share"][2] == pytest.approx(1 - (69 / 70) ** 19, abs=0.1)  # anywhere
-    assert test["over_90"].tolist() == [True, False, False]
-
-
-def test_a_scramble_that_is_cut_otherwise_is_drawn_again_and_then_left_out():
-    assert scramble_test(on_seven(), [0], Source(lost=1), Letters(), VOCABULARY)["scrambles"] == [2]
-    test = scramble_test(on_seven(), [0], Source(lost=99), Letters(), VOCABULARY)
-    assert test["scrambles"].tolist() == [0]
-    assert np.isnan(test["share"]).all()
-    assert not test["over_50"].any()
-
-
-def test_scrambles_depend_on_seed_and_latent_alone():
-    one, both, other = Source(), Source(), Source()
-    scramble_test(on_seven(), [1], one, Letters(), VOCABULARY)
-    scramble_test(on_seven(), [0, 1], both, Letters(), VOCABULARY)
-    scramble_test(on_seven(), [1], other, Letters(), VOCABULARY, seed=1)
-    assert one.texts == [row for row in both.texts if row[0] == 1]
-    assert one.texts != other.texts
-
-
-def test_a_latent_of_many_tokens_cannot_be_scrambled():
-    with pytest.raises(InputError, match="latent 0: the scramble test needs a latent"):
-        scramble_test(on_seven(1, ()), [0], Source(), Letters(), VOCABULARY)
-    with pytest.raises(InputError, match="must not be empty"):
-        scramble_test(on_seven(), [0], Source(), Letters(), VOCABULARY[:0])
 
 
 def test_shares_count_every_latent_once(kinds):  # noqa: F811
@@ -113,6 +30,31 @@ def test_shares_count_every_latent_once(kinds):  # noqa: F811
     unigrams = next(row for row in rows if row["type"] == "unigram")
     assert unigrams["latents"] == 2
     assert all(np.isnan(row["share"]) for row in rows[len(TYPES) :])
+
+
+def test_layers_stand_in_their_order(kinds):  # noqa: F811
+    names = ["layers.10", "layers.2", "layers.2.mlp", "embed", "layers.9.x"]
+    shares = type_shares(dict.fromkeys(names, kinds))
+    expected = ["embed", "layers.2", "layers.2.mlp", "layers.9.x", "layers.10"]
+    assert list(dict.fromkeys(shares["hookpoint"].to_pylist())) == expected
+    texts = [text.text for text in ET.fromstring(type_plot(shares)).iter(f"{SVG}text")]
+    assert [text for text in texts if text in names] == expected
+
+
+def test_what_was_written_is_read_back(kinds, tmp_path):  # noqa: F811
+    other = {name: column[:3] for name, column in kinds.items() if name != "logit_z"}
+    write_types({"h.0": kinds, "h.1": other}, tmp_path / "types.parquet")
+    read = read_types(tmp_path / "types.parquet")
+    assert list(read) == ["h.0", "h.1"]
+    for name, column in kinds.items():
+        np.testing.assert_array_equal(read["h.0"][name], column, err_msg=name)
+    assert np.isnan(read["h.1"]["logit_z"]).all()
+    (tmp_path / "types.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="no whole Parquet file"):
+        read_types(tmp_path / "types.parquet")
+    pq.write_table(type_shares({}).drop(["type"]), tmp_path / "types.parquet")
+    with pytest.raises(InputError, match="no table of types"):
+        read_types(tmp_path / "types.parquet")
 
 
 def test_bars_are_as_long_as_shares(kinds):  # noqa: F811

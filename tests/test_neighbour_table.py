@@ -198,6 +198,7 @@ def test_the_columns_are_as_written_here(tmp_path):
         b"glossator.n_latents": b"60",
         b"glossator.k": b"5",
         b"glossator.coder_hash": b"a" * 32,
+        b"glossator.decoder": b"",
         b"glossator.index_hash": b"0123456789abcdef",
     }
     stored = pq.read_table(some().write(tmp_path / "neighbours.parquet"))

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shutil
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -59,7 +60,7 @@ def explained(folder, explainer="rules"):
 
 def test_every_stage_says_its_progress_and_nothing_else_is_said(first):
     _, done = first
-    assert done.stages == ["corpus", "harvest", "neighbours", "rules", "check", "atlas"]
+    assert done.stages == ["corpus", "harvest", "neighbours", "scramble", "rules", "check", "atlas"]
 
 
 def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
@@ -78,7 +79,7 @@ def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
     assert str(folder / "atlas.html") in done.out.replace("\n", "").replace(" ", "")
     rows = [line.split() for line in done.out.partition("peak memory\n")[2].splitlines()]
     assert [row[0] for row in rows] == [
-        *("subject", "corpus", "gate", "harvest", "neighbours", "triage"),
+        *("subject", "corpus", "gate", "harvest", "neighbours", "triage", "scramble"),
         *("explain", "score", "atlas", "all"),
     ]
     assert all(float(row[1]) >= 0 and row[3] == "MiB" for row in rows)
@@ -98,6 +99,9 @@ def test_the_tables_join_and_hold_every_live_latent(first):
     )
     figures = pq.read_table(folder / "types.parquet")
     assert figures["peak_tokens"].to_pylist()[:LIVE] == [1] * LIVE
+    assert figures["scrambles"].to_pylist() == [2] * LIVE + [0] * (RARE + DEAD)
+    assert figures["scramble_share_on_token"].to_pylist()[:LIVE] == [1.0] * LIVE
+    assert ET.parse(folder / "types.svg").getroot().tag.endswith("svg")
     assert all((row["reason"] is None) == (row["status"] == "live") for row in latents)
     assert all(len(json.loads(row["top_logits"])) == 10 for row in latents)
     explanations = {row["explanation_id"]: row for row in tables["explanations"].to_pylist()}
@@ -335,11 +339,12 @@ def test_a_coder_is_trained_once_and_kept(world, tmp_path):
     done = command("run", settings, "--out", tmp_path / "one", **cache)
     assert done.code == 0, done.err
     assert done.stages == [
-        *("corpus", "forward", "train", "harvest", "neighbours", "rules", "check", "atlas")
+        *("corpus", "forward", "train", "harvest", "neighbours"),
+        *("scramble", "rules", "check", "atlas"),
     ]
     assert not list((tmp_path / "one").glob("hidden*"))
     done = command("run", settings, "--out", tmp_path / "two", **cache)
-    assert done.stages == ["corpus", "harvest", "neighbours", "rules", "check", "atlas"]
+    assert done.stages == ["corpus", "harvest", "neighbours", "scramble", "rules", "check", "atlas"]
     assert bytes_of(tmp_path / "one" / "index") == bytes_of(tmp_path / "two" / "index")
     assert tables_of(tmp_path / "one") == tables_of(tmp_path / "two")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from glossator.coders import load_coder, sparsify
+from glossator.conventions import meant_places
 from glossator.corpus import Corpus, Document, pack
 from glossator.harvest import live_states
 from glossator.runs import Run
@@ -72,3 +73,23 @@ def test_states_of_several_places_are_those_of_the_tokens_that_count(world):
     vectors = subject.model.get_input_embeddings().weight[tokens[:500]]
     torch.testing.assert_close(found["layers.0:in"], vectors)
     assert found["layers.1.mlp"].shape == vectors.shape
+
+
+def test_places_that_may_be_meant_are_the_other_side_both_ends_of_a_norm_and_the_files_own(world):
+    subject = load_subject(world.subject, HOOKPOINT, dtype="float32")
+    coder = load_coder(world.coder)
+    norm, mlp = "model.layers.0.post_attention_layernorm", "model.layers.0.mlp"
+    ends = {f"{norm}:in", f"{norm}:normalized", f"{mlp}:in"}
+
+    def meant(*known, **declared):
+        return set(meant_places(subject, replace(coder, declared=declared), known))
+
+    assert meant(HOOKPOINT) == {f"{HOOKPOINT}:in"}
+    assert meant(HOOKPOINT, hook_name="blocks.1.hook_resid_post") - meant(HOOKPOINT) == {
+        "model.layers.1"
+    }
+    assert meant(HOOKPOINT, hook_name="of.another.model") == meant(HOOKPOINT)
+    assert meant(f"{mlp}:in", mlp) == ends - {f"{mlp}:in"}
+    assert meant(norm) == ends
+    for end in ends - {f"{mlp}:in"}:
+        assert meant(end) == ends - {end} | {norm}

@@ -311,7 +311,9 @@ def make_world(folder: Path) -> World:
     return world
 
 
-def save_coder(folder: Path, directions: list[torch.Tensor], bias: float = -0.6) -> Path:
+def save_coder(
+    folder: Path, directions: list[torch.Tensor], bias: float = -0.6, hookpoint: str = HOOKPOINT
+) -> Path:
     """A coder with a latent for each direction, active on states along it, and dead ones."""
     width = len(directions[0])
     encoder = torch.zeros(len(directions) + DEAD, width)
@@ -325,8 +327,8 @@ def save_coder(folder: Path, directions: list[torch.Tensor], bias: float = -0.6)
         decoder=35.0 * torch.nn.functional.normalize(encoder + 1e-3, dim=1),
         decoder_bias=torch.zeros(width),
         rule=TopK(4),
-        hookpoint=HOOKPOINT,
-        hookpoint_out=HOOKPOINT,
+        hookpoint=hookpoint,
+        hookpoint_out=hookpoint,
     )
     folder.mkdir(parents=True)
     sparsify.fill(coder, folder)

@@ -28,7 +28,7 @@ from glossator.errors import (
 # These functions carry the name of their room. Importing a room binds its name here to the module,
 # so they are imported at once: what is bound last stays.
 from glossator.explain import aexplain, explain
-from glossator.harvest import collect_hidden, harvest, train_coder
+from glossator.harvest import harvest
 from glossator.latent_types import latent_types
 from glossator.neighbours import neighbours
 from glossator.score import ascore, score, scores_from, specificity_by_rank
@@ -41,12 +41,15 @@ if TYPE_CHECKING:
     from glossator.corpus import open_corpus, open_tokens, pack
     from glossator.encode import Encoder, Gated, GroupMax, Threshold, TopK
     from glossator.gate import GateReport, check_coder, refuse_misread
+    from glossator.harvest import harvest_each
+    from glossator.hidden import collect_hidden, train_coder
     from glossator.index import Index, IndexWriter
     from glossator.judges import open_judge
     from glossator.logit_weights import LogitWeights
     from glossator.neighbours import Neighbours
-    from glossator.pipeline import run
+    from glossator.pipeline import run, run_each
     from glossator.records import Explanation, Near, Rule, Score, Verdict, table_of
+    from glossator.run_set import RunSet
     from glossator.runs import Run
     from glossator.sampling import Examples, ExplainPlan, NegativePlan, SamplingPlan
     from glossator.score.compare import compare
@@ -64,11 +67,14 @@ _ROOMS = {
     "corpus": ("open_corpus", "open_tokens", "pack"),
     "encode": ("Encoder", "Gated", "GroupMax", "Threshold", "TopK"),
     "gate": ("GateReport", "check_coder", "refuse_misread"),
+    "harvest": ("harvest_each",),
+    "hidden": ("collect_hidden", "train_coder"),
     "index": ("Index", "IndexWriter"),
     "judges": ("open_judge",),
     "logit_weights": ("LogitWeights",),
     "neighbours": ("Neighbours",),
-    "pipeline": ("run",),
+    "pipeline": ("run", "run_each"),
+    "run_set": ("RunSet",),
     "runs": ("Run",),
     "records": ("Explanation", "Near", "Rule", "Score", "Verdict", "table_of"),
     "sampling": ("Examples", "ExplainPlan", "NegativePlan", "SamplingPlan"),
@@ -105,6 +111,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "RunLockedError",
+    "RunSet",
     "SamplingPlan",
     "Score",
     "SparseCoder",
@@ -123,6 +130,7 @@ __all__ = [
     "compare",
     "explain",
     "harvest",
+    "harvest_each",
     "latent_types",
     "load_coder",
     "load_config",
@@ -134,6 +142,7 @@ __all__ = [
     "pack",
     "refuse_misread",
     "run",
+    "run_each",
     "score",
     "score_rules",
     "scores_from",

@@ -123,7 +123,7 @@ class IndexWriter:
         /,
         path: str,
         *,
-        n_latents: list[tuple[str, int]],
+        hookpoints: list[tuple[str, int, dict[str, str]]],
         context_length: int,
         window: int,
         first_context: int,
@@ -132,12 +132,11 @@ class IndexWriter:
         lossless: bool,
         durable: bool,
         text: str,
-        attributes: dict[str, str],
     ) -> IndexWriter:
         """
         Open the folder; the arguments are those of `glossator.index.IndexWriter`.
 
-        `n_latents` is one pair of a hookpoint's name and its latents per hookpoint; an index without
+        `hookpoints` is a hookpoint's name, its latents and its attributes, for each; an index without
         a folder of its own has the name "".
         """
     def abandon(self, /) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +38,7 @@ from glossator.config import RunConfig, load_config
 from glossator.errors import GlossatorError
 from glossator.export import export_tables
 from glossator.progress import reporter
+from glossator.run_set import RunSet
 from glossator.runs import Run
 from glossator.shards import parse_shard
 
@@ -65,19 +68,43 @@ app.add_typer(cli_export.import_app, name="import")
 app.add_typer(cli_index.app, name="index")
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+RunDirs = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory, or that of several hookpoints' runs."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The run directory; made if missing.")]
 
 
-def _finish(run: Run) -> None:
-    report.print_closing(run, Console())
-    missing = pipeline.missing_share(run)
-    if missing > run.config.max_failed:
+@contextmanager
+def _opened(path: Path, options: dict[str, Any]) -> Iterator[tuple[RunSet, pipeline.Judging]]:
+    """The runs with the settings that the options change, and the judge that they share."""
+    with RunSet.open(path, write=True) as runs:
+        for run in runs:
+            run.configure(settings(run.config, options))
+        with pipeline.Judging(runs.config, runs.path, reporter()) as judging:
+            yield runs, judging
+
+
+def _finish(runs: RunSet) -> None:
+    if len(runs) > 1:
+        report.print_set(runs, Console())
+    else:
+        report.print_closing(runs.runs[0], Console())
+    missing, allowed = max(map(pipeline.missing_share, runs)), runs.config.max_failed
+    if missing > allowed:
         print(
             f"glossator: {missing:.1%} of the explanations or verdicts are missing, more than "
-            f"--max-failed {run.config.max_failed:.1%}; run the same command again to ask for them",
+            f"--max-failed {allowed:.1%}; run the same command again to ask for them",
             file=sys.stderr,
         )
         raise typer.Exit(EXIT_MISSING)
+
+
+def _inspect(runs: RunSet) -> None:
+    if len(runs) > 1:
+        report.print_set(runs, Console())
+    else:
+        report.print_inspection(runs.runs[0], Console())
 
 
 @app.command(
@@ -100,8 +127,8 @@ def demo_command(options: dict[str, Any], out: Out = Path("run")) -> None:
     option replaces. Run again, it goes on where it was.
     """
     config = settings(demo.default_config(), options)
-    with pipeline.run(config, out, progress=reporter()) as run:
-        _finish(run)
+    with pipeline.run_each(config, out, progress=reporter()) as runs:
+        _finish(runs)
 
 
 @app.command(
@@ -119,14 +146,16 @@ def run_command(
     out: Out = Path("run"),
 ) -> None:
     """All stages as a TOML file says; options replace its fields. Resumes."""
-    with pipeline.run(settings(load_config(config), options), out, progress=reporter()) as run:
-        _finish(run)
+    asked = settings(load_config(config), options)
+    with pipeline.run_each(asked, out, progress=reporter()) as runs:
+        _finish(runs)
 
 
 @app.command(
     epilog=examples(
         "glossator harvest --out run --corpus web.parquet --subject gpt2 --coder saes/h.6",
         "glossator harvest --out run --corpus hf:NeelNanda/pile-10k --tokens 10000000",
+        "glossator harvest --out layers --coder saes --hookpoint layers.3 --hookpoint layers.4",
         "glossator harvest --out shards/3 --coder saes/h.6 --shard 3/8",
     )
 )
@@ -139,11 +168,14 @@ def harvest(
         typer.Option(metavar="I/N", help="Part I of N alone, from 0/N on; then `glossator join`."),
     ] = None,
 ) -> None:
-    """Corpus to index: one pass of the subject model encodes every latent. Resumes."""
+    """Corpus to index: one pass of the subject model encodes every latent. Resumes.
+
+    With several hookpoints, OUT holds a run for each, made in the same pass.
+    """
     part = None if shard is None else parse_shard(shard)
-    with Run.create(settings(RunConfig(), options), out) as run:
-        pipeline.harvest_stage(run, shard=part, progress=reporter())
-        report.print_inspection(run, Console())
+    with RunSet.create(settings(RunConfig(), options), out) as runs:
+        pipeline.harvest_set(runs, shard=part, progress=reporter())
+        _inspect(runs)
 
 
 @app.command(
@@ -156,8 +188,8 @@ def join(
     out: Out = Path("run"),
 ) -> None:
     """Make one run of shards that were harvested apart; they stay as they are. Resumes."""
-    with pipeline.join_stage(shards, out, progress=reporter()) as run:
-        report.print_inspection(run, Console())
+    with pipeline.join_stage(shards, out, progress=reporter()) as runs:
+        _inspect(runs)
 
 
 @app.command(
@@ -170,12 +202,12 @@ def join(
     )
 )
 @takes(WHAT, JUDGE, EXPLAIN)
-def explain(options: dict[str, Any], run_dir: RunDir) -> None:
+def explain(options: dict[str, Any], run_dir: RunDirs) -> None:
     """Explain live latents: by rules, and by a language model where a judge is named."""
-    with Run.open(run_dir, write=True) as run:
-        run.configure(settings(run.config, options))
-        pipeline.explain_stage(run, progress=reporter())
-        _finish(run)
+    with _opened(run_dir, options) as (runs, judging):
+        for run in runs:
+            pipeline.explain_stage(run, judging=judging, progress=reporter())
+        _finish(runs)
 
 
 @app.command(
@@ -186,31 +218,32 @@ def explain(options: dict[str, Any], run_dir: RunDir) -> None:
     )
 )
 @takes(WHAT, JUDGE, SCORE)
-def score(options: dict[str, Any], run_dir: RunDir) -> None:
+def score(options: dict[str, Any], run_dir: RunDirs) -> None:
     """Score explanations: rules on all held-out documents; the rest by asking a judge."""
-    with Run.open(run_dir, write=True) as run:
-        run.configure(settings(run.config, options))
-        pipeline.score_stage(run, progress=reporter())
-        _finish(run)
+    with _opened(run_dir, options) as (runs, judging):
+        for run in runs:
+            pipeline.score_stage(run, judging=judging, progress=reporter())
+        _finish(runs)
 
 
 @app.command(epilog=examples("glossator atlas run", "glossator atlas run --latents 0-99"))
 def atlas(
-    run_dir: RunDir,
+    run_dir: RunDirs,
     latents: Annotated[
         str | None, typer.Option(help="Latents whose pages the file holds: ids, or a file of them.")
     ] = None,
 ) -> None:
     """Write the run's page, RUN/atlas.html: one self-contained HTML file."""
-    with Run.open(run_dir, write=True) as run:
-        print(pipeline.atlas_stage(run, pages=parse_latents(latents), progress=reporter()))
+    with RunSet.open(run_dir, write=True) as runs:
+        for run in runs:
+            print(pipeline.atlas_stage(run, pages=parse_latents(latents), progress=reporter()))
 
 
 @app.command(epilog=examples("glossator inspect run"))
-def inspect(run_dir: RunDir) -> None:
+def inspect(run_dir: RunDirs) -> None:
     """Say what a run directory holds: settings, stages, counts, scores."""
-    with Run.open(run_dir) as run:
-        report.print_inspection(run, Console())
+    with RunSet.open(run_dir) as runs:
+        _inspect(runs)
 
 
 app.command(name="neighbours", epilog=cli_neighbours.EPILOG)(cli_neighbours.neighbours_command)

@@ -8,6 +8,7 @@ glossator neighbours saes/h.6 saes/h.7 -k 1
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from glossator.cli_options import examples, parse_latents
+from glossator.config import only
 from glossator.errors import InputError
 from glossator.index import Index
 from glossator.neighbour_table import COUNTED, pair_table, write_pairs
@@ -25,6 +27,7 @@ from glossator.neighbours import (
     RELATIONS,
     Neighbours,
     coder_hash_of,
+    decoder_rows,
     neighbours,
     refuse_other_coder,
 )
@@ -40,11 +43,14 @@ EPILOG = examples(
     "glossator neighbours saes/h.6",
     "glossator neighbours saes/h.6 --index run/index --latents 3,17",
     "glossator neighbours saes/h.6 --index run/index -k 32 --out neighbours.parquet",
+    "glossator neighbours clt --hookpoint W_enc_3 --writes-to blocks.5.hook_mlp_out",
     "glossator neighbours old.safetensors new.safetensors --tensor W_dec -k 1 --out match.parquet",
 )
 
 
-def _opened(path: Path, tensor: str | None, transpose: bool) -> Any:  # noqa: ANN401 - a coder or rows
+def _opened(
+    path: Path, tensor: str | None, transpose: bool, hookpoint: str | None, writes_to: str | None
+) -> Any:  # noqa: ANN401 - a coder or rows
     """What `neighbours` takes: a coder, or rows."""
     if path.suffix == ".npy":
         try:
@@ -52,14 +58,14 @@ def _opened(path: Path, tensor: str | None, transpose: bool) -> Any:  # noqa: AN
         except (OSError, ValueError, EOFError) as error:
             line = " ".join(str(error).split())[:200]
             raise InputError(f"{path}: cannot be read as an array ({line})") from error
-    elif path.suffix == ".safetensors":
+    elif path.suffix == ".safetensors" and writes_to is None:
         rows = _tensor(path, tensor)
     elif (path / "run.db").is_file():
         return _coder_of_run(path)
     else:
         if tensor is not None or transpose:
             raise InputError(f"{path}: `--tensor` and `--transpose` are for files of tensors")
-        return _coder(str(path))
+        return _coder(str(path), hookpoint)
     return rows.T if transpose else rows
 
 
@@ -74,8 +80,8 @@ def _coder(path: str, hookpoint: str | None = None) -> Any:  # noqa: ANN401
 def _coder_of_run(path: Path) -> Any:  # noqa: ANN401
     """The coder that a run was given, or the one that it trained."""
     with Run.open(path) as run:
-        given = run.config.coder.path
-        hookpoint = run.config.subject.hookpoint
+        given = only(run.config.coder.path)
+        hookpoint = only(run.config.subject.hookpoint)
         trained = str(run.stages().get("harvest", {}).get("coder", {}).get("source", ""))
     if given is not None:
         return _coder(given, hookpoint)
@@ -96,6 +102,11 @@ def _tensor(path: Path, name: str | None) -> Any:  # noqa: ANN401
             names = sorted(key for key in every if len(file.get_slice(key).get_shape()) == 2)
             if name is None and len(names) == 1:
                 (name,) = names
+                if "enc" in name.lower():
+                    raise InputError(
+                        f"{path}: its only matrix is `{name}`, by its name an encoder's; name the "
+                        f"coder's folder, or this one with --tensor {name}"
+                    )
             if name is None or name not in names:
                 said = "name one with --tensor" if name is None else f"no matrix `{name}`"
                 raise InputError(f"{path}: {said}; its matrices are `{'`, `'.join(names)}`")
@@ -143,6 +154,16 @@ def neighbours_command(
     transpose: Annotated[
         bool, typer.Option("--transpose", help="The file has a column per latent, not a row.")
     ] = False,
+    hookpoint: Annotated[
+        str | None, typer.Option(help="Which coder of a folder that holds several.")
+    ] = None,
+    writes_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOOKPOINT",
+            help="Of a cross-layer coder: take the decoder for this place, not the first.",
+        ),
+    ] = None,
 ) -> None:
     """Find the latents whose decoder directions lie nearest to each latent's, exactly.
 
@@ -151,7 +172,10 @@ def neighbours_command(
     if other is not None and index is not None:
         raise InputError("--index: co-activation is counted within one coder; give one DECODER")
     shown = parse_latents(latents)
-    first = _opened(decoder, tensor, transpose)
+    opened = partial(
+        _opened, tensor=tensor, transpose=transpose, hookpoint=hookpoint, writes_to=writes_to
+    )
+    first = opened(decoder)
     n_latents = len(getattr(first, "decoder", first))
     if shown and max(shown) >= n_latents:
         raise InputError(f"--latents: {max(shown)} is not there; the decoder has {n_latents}")
@@ -163,12 +187,13 @@ def neighbours_command(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         if other is None:
-            near = Neighbours.of(first, k, progress=progress)
+            near = Neighbours.of(first, k, writes_to=writes_to, progress=progress)
         else:
-            second = _opened(other, tensor, transpose)
-            ids, cosines = neighbours(first, second, k=k, progress=progress)
-            near = Neighbours(ids, cosines, coder_hash_of(first))
-            facts = {"other_hash": coder_hash_of(second)}
+            second = opened(other)
+            (rows, name), (others, _) = (decoder_rows(of, writes_to) for of in (first, second))
+            ids, cosines = neighbours(rows, others, k=k, progress=progress)
+            near = Neighbours(ids, cosines, coder_hash_of(first), name)
+            facts = {"other_hash": coder_hash_of(second), "decoder": name}
     if counted is not None:
         near = near.with_index(counted)
     if out is not None:
@@ -185,6 +210,9 @@ def neighbours_command(
         console.print(_summary(near))
     for warning in said:
         print(warning.message)
+    several = len(getattr(first, "decoders", ()))
+    if several > 1:
+        print(f"by the decoder that writes to {near.decoder}, one of {several}; see --writes-to")
     if out is not None:
         print(out)
 

@@ -53,7 +53,12 @@ DATA: Mapping[str, Any] = {
         Text, typer.Option("--subject", help="smollm2, or any Hugging Face model by name or path.")
     ],
     "subject__hookpoint": Annotated[
-        Text, typer.Option("--hookpoint", help="Module path whose output is encoded.")
+        Texts,
+        typer.Option(
+            "--hookpoint",
+            help="Module path whose output is encoded. Repeatable: each gets a run of its own in "
+            "--out, all in one pass.",
+        ),
     ],
     "subject__dtype": Annotated[
         Text,
@@ -72,8 +77,12 @@ DATA: Mapping[str, Any] = {
         ),
     ],
     "coder__path": Annotated[
-        Path | None,
-        typer.Option("--coder", help="Folder of a sparse coder; trained if not given."),
+        Texts,
+        typer.Option(
+            "--coder",
+            help="Folder, file or Hugging Face name of a sparse coder; trained if not given. "
+            "Repeatable: one for each hookpoint.",
+        ),
     ],
     "coder__latents": Annotated[
         Number, typer.Option("--coder-latents", help="Latents of a coder to be trained.")

@@ -11,12 +11,12 @@ A run directory keeps the resolved file, every default written out, so that
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from glossator.errors import InputError
 from glossator.folders import new_file
@@ -35,8 +35,17 @@ __all__ = [
     "ScoreConfig",
     "SubjectConfig",
     "load_config",
+    "only",
     "save_config",
 ]
+
+
+def _one_needs_no_brackets(value: object) -> object:
+    return (value,) if isinstance(value, str) else () if value is None else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_needs_no_brackets)]
+"""Texts, of which one may stand alone."""
 
 
 class CorpusConfig(Record):
@@ -62,8 +71,9 @@ class SubjectConfig(Record):
 
     name: str = "smollm2"
     """`smollm2`, or a Hugging Face name or path."""
-    hookpoint: str | None = None
-    """Module path whose output is encoded; the coder's or the subject's default if None."""
+    hookpoint: Names = ()
+    """Module path whose output is encoded; the coder's or the subject's default if none. Of
+    several each has a run of its own, and all come from one pass over the corpus."""
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: the one that a probe finds faster."""
     device_map: str | dict[str, int | str] | None = None
@@ -80,8 +90,9 @@ class SubjectConfig(Record):
 class CoderConfig(Record):
     """The sparse coder."""
 
-    path: str | None = None
-    """Folder of a coder; None trains a TopK one, or takes the one trained before."""
+    path: Names = ()
+    """Folder or name of a coder; none trains a TopK one, or takes the one trained before. Of
+    several there is one for each hookpoint, or each is read where it says itself."""
     latents: int = Field(default=4_096, gt=0)
     """Latents of a coder to be trained."""
     k: int = Field(default=32, gt=0)
@@ -102,7 +113,7 @@ class IndexConfig(Record):
 class ModelConfig(Record):
     """A language model and where it is."""
 
-    url: tuple[str, ...] = ()
+    url: Names = ()
     """Base URLs of OpenAI-compatible servers that serve the same model; or `local`: vLLM on the
     built-in model; or `vllm:NAME_OR_PATH`: vLLM in this process. One needs no brackets."""
     model: str | None = None
@@ -117,11 +128,6 @@ class ModelConfig(Record):
     """Arguments of vLLM's engine, with `vllm:`."""
     replicas: int = Field(default=1, gt=0)
     """Engines side by side, with `vllm:`."""
-
-    @field_validator("url", mode="before")
-    @classmethod
-    def _one_needs_no_brackets(cls, url: object) -> object:
-        return (url,) if isinstance(url, str) else () if url is None else url
 
     @field_validator("url")
     @classmethod
@@ -281,10 +287,24 @@ class RunConfig(Record):
     """Share of explanations or verdicts that may be missing before the exit code says so."""
 
     @model_validator(mode="after")
+    def _as_many_coders_as_hookpoints(self) -> RunConfig:
+        hookpoints, coders = self.subject.hookpoint, self.coder.path
+        if len(coders) > 1 and len(hookpoints) not in (0, 1, len(coders)):
+            raise ValueError(
+                f"coder.path: {len(coders)} coders for {len(hookpoints)} hookpoints; give one for "
+                "all of them, or one for each"
+            )
+        pairs = _pairs(hookpoints, coders)
+        if twice := [pair for at, pair in enumerate(pairs) if pair in pairs[:at]]:
+            named = " at ".join(f"`{one[0]}`" for one in twice[0][::-1] if one)
+            raise ValueError(f"{named} is named twice; name each hookpoint or coder once")
+        return self
+
+    @model_validator(mode="after")
     def _coder_fits(self) -> RunConfig:
-        if self.coder.path is None and self.coder.k >= self.coder.latents:
+        if not self.coder.path and self.coder.k >= self.coder.latents:
             raise ValueError("coder.k: must be smaller than coder.latents")
-        if self.coder.path is None:
+        if not self.coder.path:
             self.refuse_latents(self.coder.latents)
         return self
 
@@ -300,6 +320,27 @@ class RunConfig(Record):
                     f"--latents: {latent} is not in the index; its latents are 0 to {n_latents - 1}"
                 )
 
+    def each(self) -> dict[str, RunConfig]:
+        """The settings of each hookpoint's run, by the name of its folder.
+
+        That is the hookpoint, or where one has several coders the part of the coders' paths in
+        which they differ. Of one hookpoint the settings are these, and the name is empty.
+        """
+        hookpoints, coders = self.subject.hookpoint, self.coder.path
+        pairs = _pairs(hookpoints, coders)
+        names = [""]
+        if len(pairs) > 1:
+            names = _names(hookpoints if len(set(hookpoints)) == len(pairs) else coders)
+        return {
+            name: self.model_copy(
+                update={
+                    "subject": self.subject.model_copy(update={"hookpoint": hookpoint}),
+                    "coder": self.coder.model_copy(update={"path": path}),
+                }
+            )
+            for name, (hookpoint, path) in zip(names, pairs, strict=True)
+        }
+
     def data(self) -> dict[str, Any]:
         """The part that determines the index: changing it means another run."""
         sections = {"corpus", "subject", "coder", "index", "seed"}
@@ -309,6 +350,39 @@ class RunConfig(Record):
             "subject": {"device_map", "max_memory"},
         }
         return self.model_dump(mode="json", include=sections, exclude=elsewhere)
+
+
+def only(values: tuple[str, ...]) -> str | None:
+    """The hookpoint or the coder's path of one run's settings; None where nothing is named.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(values) > 1:
+        raise InputError(f"`{values[0]}`, `{values[1]}`, …: name one, or take `RunConfig.each`")
+    return values[0] if values else None
+
+
+def _pairs(
+    hookpoints: tuple[str, ...], coders: tuple[str, ...]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Hookpoint and coder of each run; one, or none, stands for all."""
+    n = max(len(hookpoints), len(coders), 1)
+    first, second = (
+        [(one,) for one in given] if len(given) == n else [given] * n
+        for given in (hookpoints, coders)
+    )
+    return list(zip(first, second, strict=True))
+
+
+def _names(several: tuple[str, ...]) -> list[str]:
+    """Names of folders: paths without what all begin with, and without slashes."""
+    parts = [PurePath(one).parts for one in several]
+    shared = next(
+        (at for at, column in enumerate(zip(*parts, strict=False)) if len(set(column)) > 1),
+        min(map(len, parts)) - 1,
+    )
+    return ["--".join(one[shared:]).replace("/", "--") for one in parts]
 
 
 def config_from(values: dict[str, Any], source: str) -> RunConfig:

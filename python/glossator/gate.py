@@ -7,6 +7,7 @@
 A convention read wrongly (a bias, a norm, a scale, another module) does not crash: it gives labels
 of another tensor. It shows in the variance left unexplained and in L0, and undoing it brings both
 back: so the gate tries, and names what does. docs/gate.md measures what it sees and what not.
+`reconstruction` makes the figures, `conventions` the other readings.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from glossator.errors import InputError
+from glossator.reconstruction import Figures, distinct_states, measured, ordinary, spread
 from glossator.records import Record
 
 if TYPE_CHECKING:
@@ -50,31 +52,11 @@ _NEAR_EXPLAINED = 0.1
 """Difference within which variance explained agrees with the declared one."""
 _ABSURD_DENSITY = 0.25
 """Share of latents active on a token that no sparse coder has by a threshold."""
-_OUTLYING = 4.0
-"""Times the median norm: rows beyond it are attention sinks, whose variance drowns the others'."""
+_FEWEST_STATES = 24
+"""States below which text is too uniform: a sentence repeated has 10 to 16, other text hundreds."""
 _ROWS, _TRIAL_ROWS = 2_048, 512
 _PRODUCTS, _TRIAL_PRODUCTS = 1 << 40, 1 << 38
 """Multiply-adds of one encoding of the rows, at most, down to the fewest rows."""
-_CHUNK_ELEMENTS = 1 << 23
-"""Pre-activations held at once (32 MiB of float32)."""
-_DECODED = 1 << 32
-"""Multiply-adds of one decoding: where half the latents are active, a few rows say it all."""
-
-
-class Figures(Record):
-    """What a coder does to some hidden states."""
-
-    rows: int
-    """Hidden states looked at."""
-    unexplained: float | None
-    """Σ‖y − ŷ‖² / Σ‖y − mean(y)‖²; None where it says nothing: for states that are all the same,
-    and for a coder that shares the description of a layer with other layers' coders."""
-    l0: float
-    """Mean number of active latents."""
-    density: float
-    """L0 as a share of all latents."""
-    dead: float
-    """Share of latents active on none of the rows: high where rows are few."""
 
 
 class Trial(Record):
@@ -82,8 +64,8 @@ class Trial(Record):
 
     convention: str
     """The convention changed: `input`, `target`, `input bias`, `normalization`, `input scale`,
-    `output scale`, `encoder orientation`, `decoder orientation`, `both orientations`,
-    `decoder norm` or `rule`."""
+    `output scale`, `activation scale`, `encoder orientation`, `decoder orientation`, `both
+    orientations`, `skip orientation`, `decoder norm` or `rule`."""
     reading: str
     """How the coder was read: completes "read with …"."""
     remedy: str
@@ -109,6 +91,9 @@ class GateReport(Record):
     """The same on the rows of the trials; None where none was made."""
     outlying: float
     """Share of rows of more than four times the median norm."""
+    distinct: int
+    """States that stand for all others to 5 % of the variance, counted to 24: where fewer do, the
+    text is too uniform to tell, nothing is tried and nothing refused."""
     declared_l0: tuple[float, float] | None
     """The L0 that the files claim, from and to."""
     declared_explained: float | None
@@ -134,7 +119,7 @@ def check_coder(
 
     At most 2,048 rows are looked at, evenly spread over those given, and 512 for each convention
     tried; fewer (never under 64) where the encoder has over 2²⁹ weights. No convention is tried
-    where the figures leave nothing to explain, else about 15. Each costs one encoding of its rows
+    where the figures leave nothing to explain, else about 20. Each costs one encoding of its rows
     and 2³² multiply-adds of decoding at most. Beside the coder it takes one copy of its encoder or
     decoder and about 400 MB.
 
@@ -164,45 +149,53 @@ def check_coder(
                 f"coder {coder.source}: {len(rows):,} rows of `{name}`, but {len(states):,} of `x`"
             )
     weights = coder.n_latents * coder.width
-    usual = _ordinary(states) & _ordinary(wanted)
-    kept = _spread(torch.arange(len(states)), _ROWS, _PRODUCTS // weights)
-    figures = _measured(coder, states[kept], wanted[kept])
-    ordinary = figures
+    kept = spread(torch.arange(len(states)), _most(_ROWS, _PRODUCTS // weights))
+    figures = seen = measured(coder, states[kept], wanted[kept])
+    usual = ordinary(states) & ordinary(wanted)
     if not bool(usual[kept].all()):
         kept = kept[usual[kept]]
-        ordinary = _measured(coder, states[kept], wanted[kept])
+        seen = measured(coder, states[kept], wanted[kept])
+    kept = spread(kept, _most(_TRIAL_ROWS, _TRIAL_PRODUCTS // weights))
+    some = states[kept]
+    distinct = distinct_states(some, _VISIBLE, _FEWEST_STATES)
     claims = _Claims.of(coder)
     compared, trials = None, []
-    if not (claims.met_by(figures) and claims.met_by(ordinary)):
-        kept = _spread(kept, _TRIAL_ROWS, _TRIAL_PRODUCTS // weights)
-        some = states[kept]
+    if distinct == _FEWEST_STATES and not (claims.met_by(figures) and claims.met_by(seen)):
         meant = some if target is None else wanted[kept]
-        compared = _measured(coder, some, meant)
+        compared = measured(coder, some, meant)
         choices = {name: rows[kept] for name, rows in choices.items()}
         for reading in readings(coder, some, meant, choices, transcodes=target is not None):
             other = reading.coder()
             given, described = reading.x, reading.target
             if given is not some or described is not meant:
-                live = _ordinary(given) & _ordinary(described)
+                live = ordinary(given) & ordinary(described)
                 given, described = given[live], described[live]
-            seen = _measured(other, given, described)
+            found = measured(other, given, described)
             trials.append(
                 Trial(
                     convention=reading.convention,
                     reading=reading.reading,
                     remedy=reading.remedy,
-                    figures=seen,
-                    explains=claims.explain(compared, seen) and not _absurd(other, seen),
+                    figures=found,
+                    explains=claims.explain(compared, found) and not _absurd(other, found),
                 )
             )
-    verdict, culprit, line = _judged(coder, ordinary, compared, claims, trials)
+    verdict, culprit, line = _judged(coder, seen, compared, claims, trials)
+    if verdict == "misread" and distinct < _FEWEST_STATES:
+        told = _told(seen, claims)
+        verdict, culprit = "warns", None
+        line = (
+            f"coder {coder.source}: {told}, but the text is too uniform to tell: {distinct} states "
+            "stand for all others; measure it on ordinary text"
+        )
     return GateReport(
         source=coder.source,
         coder_hash=coder.hash,
         figures=figures,
-        ordinary=ordinary,
+        ordinary=seen,
         compared=compared,
         outlying=1.0 - float(usual.float().mean()),
+        distinct=distinct,
         declared_l0=claims.l0,
         declared_explained=claims.explained,
         trials=tuple(trials),
@@ -231,7 +224,7 @@ class _Claims:
 
     @staticmethod
     def of(coder: SparseCoder) -> _Claims:
-        l0 = _range(coder.declared.get("l0"))
+        l0 = _range(coder.declared.get("l0", coder.declared.get("l0_range")))
         density = _range(coder.declared.get("density"))
         if l0 is None and density is not None:
             l0 = (density[0] * coder.n_latents, density[1] * coder.n_latents)
@@ -340,50 +333,9 @@ def _absurd(coder: SparseCoder, seen: Figures) -> str | None:
     return None
 
 
-def _measured(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Figures:
-    import torch
-
-    error = variance = 0.0
-    active = torch.zeros(coder.n_latents, dtype=torch.int64, device=x.device)
-    mean = target.float().mean(0)
-    room = max(_DECODED // coder.width_out, coder.n_latents)
-    step = max(_CHUNK_ELEMENTS // coder.n_latents, 1)
-    for some in (slice(begin, begin + step) for begin in range(0, len(x), step)):
-        found = coder.active(x[some])
-        active += torch.bincount(found.latents, minlength=coder.n_latents)
-        fit = int((found.starts[1:] <= room).sum())
-        room -= int(found.starts[fit])
-        if not fit:
-            continue
-        longest = max(int(found.starts.diff().max()), 1)
-        latents, activations = (part[:fit] for part in found.rows(longest))
-        wanted = target[some][:fit].float()
-        guess = coder.decode(latents, activations, x[some][:fit])
-        error += float((wanted - guess).square().sum(dtype=torch.float64))
-        variance += float((wanted - mean).square().sum(dtype=torch.float64))
-    shared = len(coder.decoders) > 1
-    return Figures(
-        rows=len(x),
-        unexplained=None if shared or not variance else error / variance,
-        l0=float(active.sum()) / len(x),
-        density=float(active.sum()) / len(x) / coder.n_latents,
-        dead=float((active == 0).float().mean()),
-    )
-
-
-def _ordinary(rows: torch.Tensor) -> torch.Tensor:
-    """bool[N] on the CPU: of an ordinary norm."""
-    norms = rows.float().norm(dim=1)
-    usual: torch.Tensor = norms <= _OUTLYING * norms.median()
-    return usual.cpu()
-
-
-def _spread(at: torch.Tensor, *limits: int) -> torch.Tensor:
-    """As many of `at` as the least limit has, and never under the fewest, evenly spread."""
-    import torch
-
-    most = max(min(limits), FEWEST_ROWS)
-    return at if len(at) <= most else at[len(at) * torch.arange(most) // most]
+def _most(*limits: int) -> int:
+    """Rows to look at: the least limit, and never under the fewest."""
+    return max(min(limits), FEWEST_ROWS)
 
 
 def _range(said: object) -> tuple[float, float] | None:

@@ -2,131 +2,48 @@
 
     subject = load_subject("smollm2")
     contexts = pack(open_corpus("stdlib"), subject.tokenizer, tokens=300_000).store("contexts")
-    hidden = collect_hidden(subject, contexts, "hidden.f32")     # once, for training and harvest
-    coder = train_coder(subject, contexts, lambda: hidden)
-    index = harvest(subject, coder, contexts, "index", hidden=hidden)
+    index = harvest(subject, coder, contexts, "index")
+    indices = harvest_each(subject, {"layers.3": one, "layers.4": other}, contexts, "indices")
 
-Every step can be killed and run again: it goes on where it was.
+Killed, it goes on where it was when it is run again.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from glossator.corpus import Contexts, ContextSource, lone_contexts
+from glossator.corpus import Census, Contexts, ContextSource, lone_contexts
 from glossator.corpus.contexts import BATCH_ROWS
 from glossator.errors import InputError
 from glossator.feeding import Feeder, active_latents
-from glossator.folders import new_file
 from glossator.index import Index, IndexWriter
 from glossator.progress import SILENT, Progress
-from glossator.records import content_id
 
 if TYPE_CHECKING:
     # Functions below import what needs torch when they are called: `import glossator` must not.
     import torch
 
-    from glossator.coders import SparseCoder, TrainConfig
+    from glossator.coders import SparseCoder
     from glossator.shards import Shard
     from glossator.statistics import ActivationStatistics
     from glossator.subjects import Subject
 
 __all__ = [
     "bos_for",
-    "collect_hidden",
     "harvest",
+    "harvest_each",
     "live_states",
     "refuse_misfit",
     "subject_activations",
-    "train_coder",
 ]
 
 _FEW_ROWS = 8
 """Contexts in a batch where some thousand tokens are wanted of them."""
-_KEPT_EVERY = 16
-"""Batches between two points from which a killed pass goes on."""
-
-
-def collect_hidden(
-    subject: Subject, contexts: ContextSource, path: str | Path, progress: Progress = SILENT
-) -> npt.NDArray[np.float32]:
-    """The hidden states of all contexts, computed once and kept in one file.
-
-    Args:
-        subject: the model and its hookpoint.
-        contexts: what it reads.
-        path: a file of float32[n, S, d], little-endian, `4 · n · S · d` bytes; while it is being
-            made it is called `path.partial`, with `path.json` beside it saying how far it is.
-        progress: counts tokens.
-
-    Returns:
-        A read-only memory map, float32[n, S, d].
-
-    Raises:
-        InputError: the file is of another subject or corpus, or the disk is full.
-    """
-    path = Path(path)
-    census = contexts.census()
-    shape = (census.contexts, census.context_length, subject.width)
-    identity = content_id(subject.hash, census.hash, shape)
-    marker = path.with_name(f"{path.name}.json")
-    partial = path.with_name(f"{path.name}.partial")
-    done = _progress_of(marker, identity, whole=path.is_file())
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _append_hidden(subject, contexts, partial, marker, identity, done, progress)
-            partial.rename(path)
-        except OSError as error:
-            raise InputError(f"hidden states `{path}`: {error.strerror or error}") from error
-    if path.stat().st_size != 4 * int(np.prod(shape)):
-        raise InputError(f"hidden states `{path}`: not of the size of {shape}; remove the file")
-    return np.memmap(path, dtype="<f4", mode="r", shape=shape)
-
-
-def train_coder(
-    subject: Subject,
-    contexts: ContextSource,
-    hidden: npt.NDArray[np.float32] | Callable[[], npt.NDArray[np.float32]],
-    config: TrainConfig | None = None,
-    *,
-    cache_dir: str | Path | None = None,
-    progress: Progress = SILENT,
-) -> SparseCoder:
-    """The autoencoder that this training gives at the subject's hookpoint: cached, or trained now.
-
-    Args:
-        subject: the model and its hookpoint.
-        contexts: the corpus.
-        hidden: the hidden states, as `collect_hidden` gives them, or a function that gives them and
-            is called only to train.
-        config: sizes, steps, rates, seed; `TrainConfig()` if None.
-        cache_dir: where trained coders are kept; see `glossator.folders.cache_folder`.
-        progress: counts steps.
-    """
-    from glossator.coders import TrainConfig, trained_coder
-
-    census = contexts.census()
-
-    def data() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        states = hidden() if callable(hidden) else hidden
-        return states, np.concatenate([batch.mask for batch in contexts.batches()])
-
-    return trained_coder(
-        data,
-        {"subject": subject.name, "subject_hash": subject.hash, "contexts_hash": census.hash},
-        config or TrainConfig(),
-        hookpoint=subject.hookpoint,
-        cache_dir=cache_dir,
-        progress=progress,
-    )
 
 
 def harvest(
@@ -166,54 +83,158 @@ def harvest(
         InputError: the subject's width or hookpoint is not the coder's, no latent is active on the
             corpus, or the folder holds another index.
     """
-    import torch
-
     census = contexts.census()
     _refuse_mismatch(subject, coder, hidden, census.contexts)
-    first = 0 if shard is None else shard.first_context
+    known_as = {} if hookpoint is None else {"hookpoint": hookpoint}
     writer = IndexWriter(
         index_path,
         n_latents=coder.n_latents,
         context_length=census.context_length,
-        first_context=first,
+        first_context=0 if shard is None else shard.first_context,
+        window=window,
+        split_seed=split_seed,
+        lossless=lossless,
+        attributes=_attributes(subject, coder, census, dtype) | known_as,
+    )
+
+    def states(batch: Contexts, at: int) -> torch.Tensor:
+        if hidden is None:
+            return subject.hidden(batch.tokens, batch.attended)
+        return _kept(hidden, batch, at)
+
+    feeder = Feeder(writer, coder, dtype=dtype, statistics=statistics)
+    _encode(writer, feeder, contexts, shard, states, progress)
+    index = Index.open(index_path)
+    if shard is None:
+        _refuse_silent(index, coder)
+    return index
+
+
+def harvest_each(
+    subject: Subject,
+    coders: Mapping[str, SparseCoder],
+    contexts: ContextSource,
+    index_path: str | Path,
+    *,
+    hookpoints: Mapping[str, str] | None = None,
+    hidden: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    split_seed: int = 0,
+    window: int = 32,
+    lossless: bool = False,
+    dtype: str = "float32",
+    statistics: Mapping[str, ActivationStatistics] | None = None,
+    shard: Shard | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Index]:
+    """Encode every token of a corpus at several places, in one pass of the subject.
+
+    Args:
+        subject: the model, with all of the hookpoints.
+        coders: what encodes, by the name of its index.
+        contexts: the corpus, packed.
+        index_path: the folder; each coder has the index `index_path/<name>`, and all share the
+            text.
+        hookpoints: what each reads, by the same names; the names themselves if None.
+        hidden: as in `harvest`, by the same names; where all are there the model does not run.
+        split_seed: as in `harvest`, and so are all that follow; statistics by name.
+        window: tokens in a window of the index.
+        lossless: keep every activation as bfloat16.
+        dtype: what the encoder's operands are rounded to.
+        statistics: counts the activations of the batches that this call encodes.
+        shard: the contexts to encode; all if None.
+        progress: counts tokens.
+
+    Returns:
+        The indices by name, each with the postings that `harvest` gives of that coder alone.
+
+    Raises:
+        InputError: as in `harvest`; or a place is not among the subject's.
+    """
+    census = contexts.census()
+    kept = hidden or {}
+    at_place = {name: subject.resolve((hookpoints or {}).get(name, name)) for name in coders}
+    for name, place in at_place.items():
+        if place not in subject.hookpoints:
+            raise InputError(f"hookpoint `{place}` of `{name}` is not among the subject's")
+        _refuse_mismatch(subject.at(place), coders[name], kept.get(name), census.contexts)
+    writer = IndexWriter(
+        index_path,
+        n_latents={name: coder.n_latents for name, coder in coders.items()},
+        context_length=census.context_length,
+        first_context=0 if shard is None else shard.first_context,
         window=window,
         split_seed=split_seed,
         lossless=lossless,
         attributes={
-            "hookpoint": hookpoint or subject.hookpoint,
-            "subject": subject.name,
-            "subject_hash": subject.hash,
-            "subject_dtype": subject.dtype,
-            "coder_hash": coder.hash,
-            "coder_dtype": dtype,
-            "tokenizer_hash": subject.tokenizer_hash,
-            "corpus_hash": census.hash,
+            name: _attributes(subject.at(at_place[name]), coder, census, dtype)
+            for name, coder in coders.items()
         },
     )
+
+    def states(batch: Contexts, at: int) -> dict[str, torch.Tensor]:
+        found = {name: _kept(one, batch, at) for name, one in kept.items()}
+        if len(found) < len(coders):
+            read = subject.states(batch.tokens, batch.attended)
+            found = {name: read[place].float() for name, place in at_place.items()} | found
+        return found
+
+    feeder = Feeder(writer, coders, dtype=dtype, statistics=statistics)
+    _encode(writer, feeder, contexts, shard, states, progress)
+    indices = {name: Index.open(Path(index_path) / name) for name in coders}
+    if shard is None:
+        for name, index in indices.items():
+            _refuse_silent(index, coders[name])
+    return indices
+
+
+def _attributes(subject: Subject, coder: SparseCoder, census: Census, dtype: str) -> dict[str, str]:
+    """What an index says of where its latents come from."""
+    return {
+        "hookpoint": subject.hookpoint,
+        "subject": subject.name,
+        "subject_hash": subject.hash,
+        "subject_dtype": subject.dtype,
+        "coder_hash": coder.hash,
+        "coder_dtype": dtype,
+        "tokenizer_hash": subject.tokenizer_hash,
+        "corpus_hash": census.hash,
+    }
+
+
+def _kept(hidden: npt.NDArray[np.float32], batch: Contexts, at: int) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(hidden[at : at + len(batch)]))
+
+
+def _encode(
+    writer: IndexWriter,
+    feeder: Feeder,
+    contexts: ContextSource,
+    shard: Shard | None,
+    states: Callable[[Contexts, int], Any],
+    progress: Progress,
+) -> None:
+    """Every context that the writer does not have yet."""
+    census = contexts.census()
+    first = 0 if shard is None else shard.first_context
     total = (census.contexts if shard is None else shard.n_contexts) * census.context_length
-    with (
-        writer,
-        progress.stage("harvest", total, "tokens") as bar,
-        Feeder(writer, coder, dtype=dtype, statistics=statistics) as feeder,
-    ):
+    with writer, progress.stage("harvest", total, "tokens") as bar, feeder:
         at = writer.next_context
         bar.advance((at - first) * census.context_length)
         rows = contexts.batches(start=at) if shard is None else shard.batches(contexts, at)
         for batch in rows:
-            if hidden is None:
-                states = subject.hidden(batch.tokens, batch.attended)
-            else:
-                states = torch.from_numpy(np.array(hidden[at : at + len(batch)]))
-            feeder.add(states, batch, at)
+            feeder.add(states(batch, at), batch, at)
             at += len(batch)
             bar.advance(batch.tokens.size)
-    index = Index.open(index_path)
-    if not index.nnz and shard is None:
+
+
+def _refuse_silent(index: Index, coder: SparseCoder) -> None:
+    if not index.nnz:
         raise InputError(
             f"no latent of coder {coder.source} is active on this corpus; "
             "was it trained on another module, or on another scale?"
         )
-    return index
 
 
 def live_states(
@@ -343,56 +364,3 @@ def _refuse_mismatch(
             f"hidden states of shape {list(hidden.shape)} are not those of {n_contexts:,} contexts "
             f"of width {coder.width}"
         )
-
-
-def _append_hidden(
-    subject: Subject,
-    contexts: ContextSource,
-    partial: Path,
-    marker: Path,
-    identity: str,
-    done: int,
-    progress: Progress,
-) -> None:
-    census = contexts.census()
-    total = census.contexts * census.context_length
-    row_bytes = 4 * census.context_length * subject.width
-    with (
-        partial.open("r+b" if done else "wb") as file,
-        progress.stage("forward", total, "tokens") as bar,
-    ):
-        file.truncate(done * row_bytes)
-        file.seek(0, os.SEEK_END)
-        bar.advance(done * census.context_length)
-        bar.note(f"{subject.name} in {subject.dtype}: {subject.dtype_reason}")
-        for number, batch in enumerate(contexts.batches(start=done), start=1):
-            states = subject.hidden(batch.tokens, batch.attended).cpu().numpy()
-            file.write(np.ascontiguousarray(states, "<f4").data)
-            done += len(batch)
-            bar.advance(batch.tokens.size)
-            if number % _KEPT_EVERY == 0 or done == census.contexts:
-                file.flush()
-                os.fsync(file.fileno())
-                _keep(marker, identity, done)
-
-
-def _progress_of(marker: Path, identity: str, *, whole: bool) -> int:
-    """Contexts done, as the marker has it."""
-    try:
-        kept = json.loads(marker.read_text())
-        known, done = kept["identity"], int(kept["contexts"])
-    except FileNotFoundError:
-        known, done = None, 0
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"hidden states `{marker}`: not readable ({error}); remove it") from error
-    if known != identity and (whole or known is not None):
-        raise InputError(
-            f"hidden states `{marker}`: of another subject, hookpoint, dtype or corpus; "
-            "remove them, or name another file"
-        )
-    return done
-
-
-def _keep(marker: Path, identity: str, done: int) -> None:
-    with new_file(marker) as file:
-        file.write(json.dumps({"identity": identity, "contexts": done}).encode())

@@ -51,7 +51,9 @@ Where "Los" is nearly always before "Angeles" the corpus cannot tell the pair fr
 DUPLICATE_COSINE = 0.9
 """Above this cosine of their decoder rows two latents write the same."""
 DUPLICATE_JACCARD = 0.5
-"""Above this share of the windows of either, which are of both, they are active in the same."""
+"""Above this share of the windows of either, which are of both, they are active in the same.
+
+Of what is left beyond chance: two latents that are each active in most windows share many."""
 _NEIGHBOURS = 8
 _ASYMPTOTIC = 50.0
 
@@ -77,8 +79,9 @@ def latent_types(
       `POSITION_INFORMATION`, or above `POSITION_SHARE` of the entropy of being active; and more
       than `BEYOND_CHANCE` times what as many activations at random places have.
     - `duplicate`: a latent that is more frequent has a decoder row of cosine above
-      `DUPLICATE_COSINE`, and windows of Jaccard index above `DUPLICATE_JACCARD`. Of a group one
-      latent, the most frequent, is not a duplicate: explaining it explains the others.
+      `DUPLICATE_COSINE`, and windows of a Jaccard index more than `DUPLICATE_JACCARD` of the way
+      from what chance gives to 1. Of a group one latent, the most frequent, is not a duplicate:
+      explaining it explains the others.
     - `unigram`, `next-token`, `bigram`: at most `max_tokens` distinct tokens at the peaks, before
       the peaks, or pairs of both, among the strongest `STRONGEST` % of its windows. One of the
       three at most: `bigram` if the latent is active at `PAIR_GAIN` times as large a share of
@@ -109,7 +112,8 @@ def latent_types(
         `_ids`, lists of the few, the commonest first (of pairs as [previous, peak]);
         `peak_chance`, distinct tokens of as many random places; `logit_z`, `logit_tokens` as in
         `LogitWeights` (NaN and 0 without); `duplicate_of` (int64, -1: of none),
-        `duplicate_cosine` and `duplicate_jaccard`.
+        `duplicate_cosine`, `duplicate_jaccard` and `duplicate_chance`, the Jaccard index of as many
+        windows at random.
 
     Raises:
         InputError: a bound out of range, or `decoder`, `neighbours` or `logits` of other latents.
@@ -268,7 +272,7 @@ def _duplicates(index: Index, near: Neighbours | None, kinds: dict[str, Array]) 
     """Adds whose duplicate each latent is; the most frequent of a group is nobody's."""
     L = index.n_latents
     of = kinds["duplicate_of"] = np.full(L, -1, np.int64)
-    figures = {name: np.full(L, np.nan) for name in ("cosine", "jaccard")}
+    figures = {name: np.full(L, np.nan) for name in ("cosine", "jaccard", "chance")}
     kinds |= {f"duplicate_{name}": figure for name, figure in figures.items()}
     if near is None:
         return of >= 0
@@ -278,11 +282,17 @@ def _duplicates(index: Index, near: Neighbours | None, kinds: dict[str, Array]) 
     if not len(rows):
         return of >= 0
     jaccard = index.coactivation(rows, ids).jaccard
+    share = kinds["windows"] / (index.n_contexts * index.context_length // index.window)
+    own, others = share[rows][:, None], share[np.minimum(ids, L - 1)]
+    with np.errstate(invalid="ignore"):
+        chance = own * others / (own + others - own * others)
+        same = jaccard - chance > DUPLICATE_JACCARD * (1 - chance)
     # A pair may be in the list of one of the two alone.
-    partners: dict[int, dict[int, tuple[float, float]]] = {}
-    for row, rank in np.argwhere(jaccard > DUPLICATE_JACCARD).tolist():
+    partners: dict[int, dict[int, tuple[float, float, float]]] = {}
+    for row, rank in np.argwhere(same & (ids != NO_NEIGHBOUR)).tolist():
         latent, other = int(rows[row]), int(ids[row, rank])
-        pair = float(jaccard[row, rank]), float(near.cosines[latent, rank])
+        cosine = float(near.cosines[latent, rank])
+        pair = float(jaccard[row, rank]), cosine, float(chance[row, rank])
         partners.setdefault(latent, {})[other] = pair
         partners.setdefault(other, {})[latent] = pair
     count = kinds["count"]
@@ -293,6 +303,8 @@ def _duplicates(index: Index, near: Neighbours | None, kinds: dict[str, Array]) 
             if of[other] < 0 and (int(count[other]), -other) > (int(count[latent]), -latent)
         ]
         if kept:
-            (figures["jaccard"][latent], figures["cosine"][latent]), other = max(kept)
+            pair, other = max(kept)
             of[latent] = -other
+            for name, value in zip(("jaccard", "cosine", "chance"), pair, strict=True):
+                figures[name][latent] = value
     return of >= 0

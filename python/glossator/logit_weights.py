@@ -1,6 +1,6 @@
 """How concentrated the logit weights of a latent are: does its direction say one thing?
 
-    weights = LogitWeights.of(coder.decoder, subject.unembedding())
+    weights = LogitWeights.of(logit_directions(coder), subject.unembedding())
     weights.z[17], weights.tokens[17]            # 31.2 deviations above the mean, on 3 tokens
 
 The logit weights of a latent are `W_U W_D[f]`: what its direction adds to the logit of each token
@@ -10,7 +10,7 @@ The logit weights of a latent are `W_U W_D[f]`: what its direction adds to the l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,13 @@ import numpy.typing as npt
 from glossator.arrays import to_numpy
 from glossator.errors import InputError
 
-__all__ = ["LogitWeights"]
+if TYPE_CHECKING:
+    # `import glossator` loads no torch.
+    import torch
+
+    from glossator.coders import SparseCoder
+
+__all__ = ["LogitWeights", "logit_directions"]
 
 _TOP = 21
 """One more than are few: so that a latent of twenty tokens can be told from one of more."""
@@ -115,3 +121,20 @@ class LogitWeights:
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (self.top - self.mean[:, None]) / self.deviation[:, None]
         return np.where(self.deviation[:, None] > 0, z, np.nan)
+
+
+def logit_directions(coder: SparseCoder) -> torch.Tensor:
+    """What each latent adds to the residual stream, float32[L, d]: the rows for logit weights.
+
+    Of most coders those of its decoder. Of a cross-layer coder the sum of all its decoders'.
+    """
+    # Each of those is added to the residual stream at its layer, and what is once added stays: the
+    # output layer reads their sum. The last layer's decoder alone would leave out what the others
+    # say directly.
+    every = list(coder.decoders.values())
+    if len({rows.shape for rows in every}) != 1:
+        return coder.decoder
+    total = every[0].clone()
+    for rows in every[1:]:
+        total += rows
+    return total

@@ -1,8 +1,10 @@
 """Wall time and peak memory of a piece of work.
 
-with Meter() as meter:
-work()
-meter.seconds, meter.peak_bytes
+    with Meter() as meter:
+        work()
+    meter.seconds, meter.peak_bytes
+
+Seconds are those of the clock, bytes those of this process.
 """
 
 from __future__ import annotations

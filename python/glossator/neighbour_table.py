@@ -4,8 +4,9 @@
     write_pairs(table, "neighbours.parquet")
     read_pairs("neighbours.parquet")["ids"]
 
-The file's metadata say of which coder (`glossator.coder_hash`) and index (`glossator.index_hash`)
-it is. Its pages carry checksums, which are compared when it is read.
+The file's metadata say of which coder (`glossator.coder_hash`), decoder (`glossator.decoder`: where
+it writes) and index (`glossator.index_hash`) it is. Its pages carry checksums, which are compared
+when it is read.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ COUNTED = ("both", "jaccard", "npmi", "given", "given_back", "shared_tokens")
 """Those that come from an index."""
 
 _VERSION = "1"
-_TEXTS = ("coder_hash", "index_hash")
+_TEXTS = ("coder_hash", "decoder", "index_hash")
 
 
 def pair_table(
@@ -68,7 +69,8 @@ def pair_table(
         cosines: float32[L, k].
         coactivation: of the pairs, where it was counted.
         relation: uint8[L, k], places in `RELATIONS`, where it is known.
-        facts: more metadata: `coder_hash`, `index_hash`, or `other_hash` between two coders.
+        facts: more metadata: `coder_hash`, `decoder`, `index_hash`, or `other_hash` between two
+            coders.
     """
     L, k = ids.shape
     there = np.flatnonzero(ids.reshape(-1) != NO_NEIGHBOUR)

@@ -179,6 +179,8 @@ class Neighbours:
     """Between the decoder's rows, [L, k]; NaN where there is none."""
     coder_hash: str = ""
     """Of the coder; empty where it is not known."""
+    decoder: str = ""
+    """Where the decoder writes whose rows these are; empty where it is not known."""
     index_hash: str = ""
     """Of the index that co-activation was counted in; empty before that."""
     coactivation: Coactivation | None = None
@@ -192,11 +194,21 @@ class Neighbours:
         decoder: Any,  # noqa: ANN401 - NumPy, torch, or a coder
         k: int = 10,
         *,
+        writes_to: str | None = None,
         progress: Progress = SILENT,
     ) -> Self:
-        """The neighbours within one coder; see `neighbours` for the arguments and errors."""
-        ids, cosines = neighbours(decoder, k=k, progress=progress)
-        return cls(ids, cosines, coder_hash_of(decoder))
+        """The neighbours within one coder; see `neighbours` for the other arguments and errors.
+
+        Args:
+            decoder: float[L, d], or a coder.
+            k: how many.
+            writes_to: of a cross-layer coder, the hookpoint whose decoder is asked; the first
+                one's if None.
+            progress: shows the rows done.
+        """
+        rows, name = decoder_rows(decoder, writes_to)
+        ids, cosines = neighbours(rows, k=k, progress=progress)
+        return cls(ids, cosines, coder_hash_of(decoder), name)
 
     @property
     def n_latents(self) -> int:
@@ -236,14 +248,19 @@ class Neighbours:
         """One row for each pair of a latent and its neighbour, by latent and rank.
 
         The columns are `glossator.neighbour_table.PAIRS`; co-activation is null before an index
-        was counted. The metadata hold k, the number of latents, and the hashes of coder and index.
+        was counted. The metadata hold k, the number of latents, where the decoder writes, and the
+        hashes of coder and index.
         """
         return pair_table(
             self.ids,
             self.cosines,
             coactivation=self.coactivation,
             relation=self.relation,
-            facts={"coder_hash": self.coder_hash, "index_hash": self.index_hash},
+            facts={
+                "coder_hash": self.coder_hash,
+                "decoder": self.decoder,
+                "index_hash": self.index_hash,
+            },
         )
 
     def write(self, path: str | Path) -> Path:
@@ -281,6 +298,33 @@ def refuse_other_coder(index: Counted, coder_hash: str, n_latents: int) -> None:
             f"the index has {index.n_latents} latents, the decoder {n_latents}; "
             "give the decoder that the index was built from"
         )
+
+
+def decoder_rows(decoder: Any, writes_to: str | None = None) -> tuple[Any, str]:  # noqa: ANN401
+    """The rows of one decoder, and the hookpoint that it writes to; empty where it is not known.
+
+    Args:
+        decoder: bare rows, or a coder.
+        writes_to: one of its hookpoints; the first, which is the only one of most coders, if None.
+
+    Raises:
+        InputError: it has no such decoder.
+    """
+    if not hasattr(decoder, "decoder"):
+        if writes_to is not None:
+            raise InputError(
+                f"rows alone do not say that they write to `{writes_to}`; give a coder"
+            )
+        return decoder, ""
+    known = dict(decoder.decoders) or {decoder.hookpoint_out or "": decoder.decoder}
+    if writes_to is None:
+        return decoder.decoder, next(iter(known))
+    if writes_to not in known:
+        raise InputError(
+            f"coder {decoder.source} has no decoder for `{writes_to}`; it writes to "
+            f"`{'`, `'.join(known)}`"
+        )
+    return known[writes_to], writes_to
 
 
 def coder_hash_of(decoder: Any) -> str:  # noqa: ANN401 - NumPy, torch, or a coder

@@ -2,6 +2,7 @@
 
 print_closing(run, Console())     # after a run: latents explained, mean F1, seconds, memory
 print_inspection(run, Console())  # what a run directory holds
+print_set(runs, Console())        # the same of several hookpoints, in a row each
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from glossator.latent_types import TYPES
 from glossator.pipeline import judged_summary, rule_summary
-from glossator.runs import Run
+from glossator.run_set import RunSet
+from glossator.runs import STAGES, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["print_closing", "print_inspection"]
+__all__ = ["print_closing", "print_inspection", "print_set"]
 
 _MIB = 2**20
 
@@ -66,16 +69,19 @@ def _results(run: Run, table: Table) -> None:
         table.add_row("judged", Text(str(line)))
 
 
-def _costs(run: Run) -> Table:
+def _costs(runs: Iterable[Run]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name, justify in (("stage", "left"), ("seconds", "right"), ("peak memory", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    stages = run.stages()
-    for name, facts in stages.items():
-        peak = facts.get("peak_bytes", 0) / _MIB
-        table.add_row(name, f"{facts['seconds']:,.1f}", f"{peak:,.0f} MiB")
-    total = sum(facts["seconds"] for facts in stages.values())
-    peak = max((facts.get("peak_bytes", 0) for facts in stages.values()), default=0) / _MIB
+    known = [run.stages() for run in runs]
+    rows = {}
+    for name in STAGES:
+        if facts := [stages[name] for stages in known if name in stages]:
+            seconds = sum(one["seconds"] for one in facts)
+            rows[name] = seconds, max(one.get("peak_bytes", 0) for one in facts) / _MIB
+            table.add_row(name, f"{seconds:,.1f}", f"{rows[name][1]:,.0f} MiB")
+    total = sum(seconds for seconds, _ in rows.values())
+    peak = max((peak for _, peak in rows.values()), default=0)
     table.add_row("all", f"{total:,.1f}", f"{peak:,.0f} MiB", style="bold")
     return table
 
@@ -131,7 +137,44 @@ def print_closing(run: Run, console: Console) -> None:
     console.print()
     console.print(table)
     console.print()
-    console.print(_costs(run))
+    console.print(_costs([run]))
+
+
+def print_set(runs: RunSet, console: Console) -> None:
+    """What the runs of several hookpoints amount to, a row for each, and what they cost."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("run", overflow="fold", style="bold")
+    columns = ("live", "of latents", "explained", "mean F1", "F1 lower bound > 0.8")
+    for name in columns:
+        table.add_column(name, justify="right")
+    types = Table(box=None, pad_edge=False, header_style="dim")
+    types.add_column("run", overflow="fold", style="bold")
+    counted = [run.stages().get("triage", {}).get("types", {}) for run in runs]
+    shown = [name for name in TYPES if any(types.get(name) for types in counted)]
+    for name in shown:
+        types.add_column(name, justify="right")
+    for name, run, kinds in zip(runs.names, runs, counted, strict=True):
+        latents = run.table("latents")
+        rules, live = rule_summary(run), _counts(latents).get("live", 0)
+        f1, above = rules.f1.value, rules.above.value
+        table.add_row(
+            Text(name),
+            *(f"{count:,}" for count in (live, latents.num_rows, rules.explained)),
+            "" if f1 is None else f"{f1:.3f}",
+            "" if above is None else f"{above:.1%}",
+        )
+        shares = (kinds.get(one, 0) / max(latents.num_rows, 1) for one in shown)
+        types.add_row(Text(name), *(f"{share:.1%}" for share in shares))
+    console.print(table)
+    if shown:
+        console.print()
+        console.print(types)
+    for name, run in zip(runs.names, runs, strict=True):
+        said = [*map(str, judged_summary(run)), *run.notes()]
+        for line in said:
+            console.print(Text(f"{name}: {line}"))
+    console.print()
+    console.print(_costs(runs))
 
 
 def print_inspection(run: Run, console: Console) -> None:
@@ -150,4 +193,4 @@ def print_inspection(run: Run, console: Console) -> None:
         table.add_row("note", Text(note))
     console.print(table)
     console.print()
-    console.print(_costs(run))
+    console.print(_costs([run]))

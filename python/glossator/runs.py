@@ -28,11 +28,11 @@ from glossator.records import content_id
 from glossator.store import Store
 from glossator.text import TokenText
 
-__all__ = ["STAGES", "Run"]
+__all__ = ["STAGES", "Run", "in_numbers_of", "runs_in"]
 
 STAGES = (
     *("subject", "corpus", "forward", "coder", "gate", "shard"),
-    *("harvest", "neighbours", "triage"),
+    *("harvest", "neighbours", "triage", "scramble"),
     *("explain", "explain-judge", "score", "embeddings", "score-judge", "atlas"),
 )
 """The stages of a run, in their order."""
@@ -71,6 +71,11 @@ class Run:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; name a directory with --out")
         settings = path / "config.toml"
+        if there := runs_in(path):
+            raise InputError(
+                f"{path}: holds the runs of several hookpoints; name one of them "
+                f"(`{there[0]}`), or another --out"
+            )
         if path.is_dir() and not settings.exists() and not (path / "run.db").exists():
             held = [entry.name for entry in path.iterdir() if entry.name != "run.lock"]
             if held:
@@ -81,7 +86,7 @@ class Run:
         try:
             if settings.exists() and _has_data(path):
                 before = load_config(settings)
-                config = _in_numbers_of(before, config)
+                config = in_numbers_of(before, config)
                 _refuse_other_data(path, before, config)
             _sweep(path)
             run = cls(path, config, store)
@@ -101,6 +106,11 @@ class Run:
             RunLockedError: `write`, and another process is writing to it.
         """
         path = Path(path)
+        if there := runs_in(path):
+            raise InputError(
+                f"{path}: holds the runs of several hookpoints; name one of them: "
+                f"`{'`, `'.join(map(str, there))}`"
+            )
         if not (path / "run.db").is_file():
             raise InputError(f"{path}: no run here (`run.db` is missing); name a run directory")
         store = Store.open(path, write=write)
@@ -116,7 +126,7 @@ class Run:
         Raises:
             InputError: the settings mean other data, or name a latent that is not in the index.
         """
-        config = _in_numbers_of(self.config, config)
+        config = in_numbers_of(self.config, config)
         _refuse_other_data(self.path, self.config, config)
         self._refuse_latents(config)
         self.config = config
@@ -213,10 +223,14 @@ class Run:
         return content_id(*parts)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+    def stage(self, name: str, *, share: float = 1.0) -> Iterator[dict[str, Any]]:
         """Measure a stage and record it, also when it breaks off.
 
         Seconds add up over attempts; those of a stage within a stage count for the inner one alone.
+
+        Args:
+            name: one of `STAGES`.
+            share: the part of its seconds that is this run's, where several runs do it together.
 
         Yields:
             A dictionary for more facts about the stage. A true value under `again` says that the
@@ -229,9 +243,9 @@ class Run:
         meter = Meter()
 
         def record() -> None:
-            seconds = meter.seconds - self._inner.pop()
+            seconds = share * meter.seconds - self._inner.pop()
             if self._inner:
-                self._inner[-1] += meter.seconds
+                self._inner[-1] += share * meter.seconds
             self.store.set_fact(
                 f"stage:{name}",
                 {
@@ -305,7 +319,8 @@ class Run:
             notes.append(f"the coder was not checked on real text: {gate['reason']}")
         elif gate.get("verdict") == "warns":
             notes.append(gate["line"])
-        notes += stages.get("neighbours", {}).get("notes", [])
+        for name in ("neighbours", "scramble"):
+            notes += stages.get(name, {}).get("notes", [])
         return notes
 
     def close(self) -> None:
@@ -317,6 +332,14 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The runs of several hookpoints that lie in a folder; none where it is a run, or nothing."""
+    settings = path / "config.toml"
+    if not settings.is_file() or (path / "run.db").exists():
+        return []
+    return [path / name for name in load_config(settings).each() if name]
 
 
 def _has_data(path: Path) -> bool:
@@ -331,7 +354,7 @@ def _sweep(path: Path) -> None:
         left.unlink()
 
 
-def _in_numbers_of(old: RunConfig, new: RunConfig) -> RunConfig:
+def in_numbers_of(old: RunConfig, new: RunConfig) -> RunConfig:
     """`new`, in the number format of `old` where it leaves the choice."""
     if new.subject.dtype != "auto":
         return new

@@ -9,6 +9,7 @@ The plot is one SVG file of stacked bars, without script or font of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.latent_types import TYPES
 
-__all__ = ["type_plot", "type_shares", "write_plot", "write_types"]
+__all__ = ["read_types", "type_plot", "type_shares", "write_plot", "write_types"]
 
 _COLOURS = {
     "dead": "#c9c9c9",
@@ -49,13 +50,13 @@ def type_shares(kinds: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> pa.Table
         kinds: by hookpoint, what `latent_types` gave, or any columns with `type`.
 
     Returns:
-        A row for each hookpoint, in the order given, and type, in the order of `TYPES`:
-        `hookpoint`, `type`, `latents` (how many), `share` (of the hookpoint's latents; NaN where it
-        has none).
+        A row for each hookpoint, in the order of layers (numbers in names as numbers: `layers.2`
+        before `layers.10`), and type, in the order of `TYPES`: `hookpoint`, `type`, `latents` (how
+        many), `share` (of the hookpoint's latents; NaN where it has none).
     """
     rows: dict[str, list[Any]] = {"hookpoint": [], "type": [], "latents": [], "share": []}
-    for hookpoint, columns in kinds.items():
-        types = columns["type"]
+    for hookpoint in sorted(kinds, key=_by_layer):
+        types = kinds[hookpoint]["type"]
         for kind in TYPES:
             count = int(np.count_nonzero(types == kind))
             for name, value in (
@@ -66,6 +67,12 @@ def type_shares(kinds: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> pa.Table
             ):
                 rows[name].append(value)
     return pa.table(rows)
+
+
+def _by_layer(hookpoint: str) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", hookpoint)
+    # Words stand at even places and numbers between them: nothing is compared with its unlike.
+    return [(int(part), "") if at % 2 else (0, part) for at, part in enumerate(parts)]
 
 
 def write_types(kinds: Mapping[str, Mapping[str, npt.NDArray[Any]]], path: Path) -> None:
@@ -81,8 +88,43 @@ def write_types(kinds: Mapping[str, Mapping[str, npt.NDArray[Any]]], path: Path)
         arrays = {name: _column(name, column) for name, column in columns.items()}
         names = pa.array([hookpoint] * len(columns["latent"]), pa.string())
         parts.append(pa.table({"hookpoint": names, **arrays}))
+    # An index has no scramble test, and a run of before may lack a figure.
+    table = pa.concat_tables(parts, promote_options="default")
     with new_file(path) as file:
-        pq.write_table(pa.concat_tables(parts), file, compression="zstd")
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_types(path: Path) -> dict[str, dict[str, npt.NDArray[Any]]]:
+    """What `write_types` wrote, by hookpoint.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        line = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: no whole Parquet file ({line}); triage it again") from error
+    if not {"hookpoint", "type"} <= set(table.column_names):
+        raise InputError(f"{path}: no table of types; name a file that `glossator types` wrote")
+    names = table["hookpoint"].to_pylist()
+    found: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for hookpoint in dict.fromkeys(names):
+        rows = table.filter(pa.array([name == hookpoint for name in names]))
+        found[hookpoint] = {
+            name: _array(rows[name]) for name in rows.column_names if name != "hookpoint"
+        }
+    return found
+
+
+def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    if not pa.types.is_list(column.type):
+        return np.asarray(column.to_numpy())
+    # NumPy would make one matrix of lists of equal length.
+    lists = np.empty(len(column), dtype=object)
+    for at, held in enumerate(column.to_pylist()):
+        lists[at] = held
+    return lists
 
 
 def _column(name: str, column: Any) -> pa.Array:  # noqa: ANN401 - a column of `latent_types`

@@ -171,6 +171,11 @@ def _rule(
     if k is not None:
         raise InputError(f"coder `{path}`: `activation: {activation}` has no k; leave `k` out")
     found = next((name for name in _THRESHOLDS if name in stored), None)
+    if found is None and activation in ("jump_relu", "jumprelu"):
+        raise InputError(
+            f"coder `{stored.path}`: tensor `{_THRESHOLDS[0]}` is missing, but `activation` of "
+            f"{path.name} is `{activation}`"
+        )
     if found is None or activation == "relu":
         return Threshold(torch.zeros(n_latents))
     return Threshold(stored.threshold(found, n_latents))

@@ -81,6 +81,7 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
             "format": "dictionary_learning",
             "architecture": name,
             **{field: value for field, value in known.items() if value is not None},
+            **({"l0": trainer["k"]} if name in _BATCHED and trainer.get("k") else {}),
             "warnings": stored.leftover("k", "threshold", "group_sizes"),
         },
     )

@@ -30,6 +30,9 @@ from glossator.errors import InputError
 __all__ = ["Stored", "contents", "flag", "names_in", "settings", "word"]
 
 _LONGEST_HEADER = 32 * 2**20
+_LONGEST_ARRAY_HEADER = 2**16
+_UNPACKED = 100
+"""Times its length that an archive may unpack to: weights shrink little, bombs a thousandfold."""
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -150,11 +153,19 @@ def _npz(path: Path) -> dict[str, Any]:
     held: dict[str, Any] = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_unpacked(path, archive)
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 with archive.open(entry) as file:
-                    version = np.lib.format.read_magic(file)
-                    first = version == (1, 0)
+                    first = np.lib.format.read_magic(file) == (1, 0)
+                    at = file.tell()
+                    length = int.from_bytes(file.read(2 if first else 4), "little")
+                    file.seek(at)
+                    if length > _LONGEST_ARRAY_HEADER:
+                        raise InputError(
+                            f"coder `{path}`: array `{name}` has a header of {length:,} bytes; "
+                            f"{_LONGEST_ARRAY_HEADER:,} are the limit"
+                        )
                     reader = (
                         np.lib.format.read_array_header_1_0
                         if first
@@ -183,12 +194,27 @@ def _npz(path: Path) -> dict[str, Any]:
     return held
 
 
+def _check_unpacked(path: Path, archive: zipfile.ZipFile) -> None:
+    """An archive that does not unpack to far more than it is long."""
+    unpacked, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+    if unpacked > _UNPACKED * size:
+        raise InputError(
+            f"coder `{path}`: unpacks to {unpacked:,} bytes, but has {size:,}; {_UNPACKED} times "
+            "as many are the limit"
+        )
+
+
 def _torch(path: Path) -> dict[str, Any]:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _check_unpacked(path, archive)
         with warnings.catch_warnings():
             # Of other pickle protocols, which are read or refused all the same.
             warnings.simplefilter("ignore", UserWarning)
             held = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         line = " ".join(str(error).split())[:120]
         raise InputError(
@@ -200,6 +226,13 @@ def _torch(path: Path) -> dict[str, Any]:
         raise _unreadable(path, "a torch file", error) from error
     if not isinstance(held, dict) or not all(isinstance(name, str) for name in held):
         raise InputError(f"coder `{path}`: holds no tensors by name; save its `state_dict`")
+    for name, tensor in held.items():
+        # A stride of 0 makes terabytes of one number.
+        if isinstance(tensor, torch.Tensor) and tensor.nbytes > _UNPACKED * path.stat().st_size:
+            raise InputError(
+                f"coder `{path}`: tensor `{name}` claims the shape {list(tensor.shape)}, "
+                f"{tensor.nbytes:,} bytes, but the file has {path.stat().st_size:,}"
+            )
     return held
 
 

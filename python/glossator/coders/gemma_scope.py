@@ -37,6 +37,7 @@ _MLP_IN = "layers.{n}.pre_feedforward_layernorm"
 _MLP_OUT = "layers.{n}.post_feedforward_layernorm"
 # How many latents are active, as the folders of Gemma Scope 2 say it.
 _L0 = {"small": (10, 20), "medium": (30, 60), "big": (90, 150)}
+_SKIP = "affine_skip_connection"
 
 
 def read(weights: Path, *, k: int | None = None) -> SparseCoder:
@@ -56,13 +57,12 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
     bias, bias_out = stored.vector("b_enc"), stored.vector("b_dec")
     encoder_shape = stored.any("W_enc").shape
     width = encoder_shape[0] if len(encoder_shape) == 2 else len(bias_out)
-    if "affine_skip_connection" not in stored and not _transcodes(weights):
+    if _SKIP not in stored and not _transcodes(weights):
         width = len(bias_out)
     site = _site(weights, stored)
     decoders = _decoders(weights, stored, len(bias), len(bias_out), site)
     embedding = site.pop("embedding", False)
     scale = float(width) ** 0.5 if embedding else 1.0
-    skip = "affine_skip_connection"
     return SparseCoder(
         encoder_weight=stored.matrix("W_enc", (len(bias), width), transposed=True),
         encoder_bias=bias,
@@ -73,8 +73,8 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
         rule=Threshold(stored.threshold("threshold", len(bias))),
         input_scale=1.0 / scale,
         output_scale=scale,
-        skip=stored.matrix(skip, (len(bias_out), width), transposed=True)
-        if skip in stored
+        skip=stored.matrix(_SKIP, (len(bias_out), width), transposed=True)
+        if _SKIP in stored
         else None,
         decoders=decoders,
         hookpoint=site.pop("hookpoint", None),
@@ -132,7 +132,7 @@ def _site(weights: Path, stored: Stored) -> dict[str, Any]:
     if weights.suffix == ".npz":
         return found | _site_1(path, layer, stored)
     if config.is_file():
-        return found | _site_2(config)
+        return found | _site_2(config, stored)
     if layer is not None and _transcodes(weights):
         return found | {
             "hookpoint": _MLP_IN.format(n=layer),
@@ -161,12 +161,17 @@ def _site_1(path: str, layer: int | None, stored: Stored) -> dict[str, Any]:
     return found | {"hookpoint": hook, "hookpoint_out": out, "hook_name": other}
 
 
-def _site_2(path: Path) -> dict[str, Any]:
+def _site_2(path: Path, stored: Stored) -> dict[str, Any]:
     config = settings(path)
     if config.get("architecture") != "jump_relu":
         raise InputError(
             f"coder `{path}`: `architecture` = `{config.get('architecture')}` is not known; "
             "`jump_relu` is"
+        )
+    if config.get("affine_connection") and _SKIP not in stored:
+        raise InputError(
+            f"coder `{stored.path}`: tensor `{_SKIP}` is missing, but `affine_connection` of "
+            f"{path.name} says that there is one"
         )
     found: dict[str, Any] = {}
     if config.get("model_name"):

@@ -97,10 +97,8 @@ def _hub(name: str) -> ModuleType:
 
 
 def _tried(name: str, call: Callable[[], T]) -> T:
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
         return call()
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        line = " ".join(str(error).split())[:200]
+    except Exception as error:  # the client raises its HTTP library's errors too
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"coder `{name}`: no such folder, nor to be had ({line})") from error

@@ -13,8 +13,15 @@
 
 With `norm_activation` = `dataset-wise` the input is multiplied by √d over the mean norm of the
 data, and the output divided by the same of its own. With `sparsity_include_decoder_norm` a latent
-is compared, and ranked, by its pre-activation times the norm of its decoder row. The one
-`jump_relu_threshold` of 2024 is on the scale of the model's activations.
+is compared, and ranked, by its pre-activation times the norm of its decoder row.
+
+The one `jump_relu_threshold` of 2024 is compared with pre-activations of weights that its library
+(github.com/OpenMOSS/Language-Model-SAEs, `src/lm_saes/sae.py` at 4ec6f0aa, October 2024) has first
+changed, in this order: the norms of the data are folded in, so that `encoder.bias` is divided by
+f = √d / norm of the input and `decoder.weight` multiplied by f over that of the output, g; then,
+with `sparsity_include_decoder_norm`, decoder rows are made of norm 1 and the encoder multiplied by
+what they had. Those pre-activations are ours over f, times the row's norm · f / g: a latent is
+active where `pre · norm / g` is above the threshold; where decoder rows stay as stored, `pre / f`.
 """
 
 from __future__ import annotations
@@ -75,10 +82,10 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
     normalization, scale_in, scale_out = _scales(
         path, config, stored, hook_in, hook_out, len(bias_out)
     )
-    norms = decoder.norm(dim=1)
+    norms, scale = decoder.norm(dim=1), scale_out
     if not flag(path, config, "sparsity_include_decoder_norm", True):
-        norms = torch.ones_like(norms)
-    rule = _rule(path, config, stored, norms, scale_out, k)
+        norms, scale = torch.ones_like(norms), scale_in
+    rule = _rule(path, config, stored, norms, scale, k)
     decoder_scale = None
     if isinstance(rule, TopK) and bool((norms != 1).any()):
         # Latents are ranked by pre-activation times norm: fold the norms in.
@@ -156,7 +163,7 @@ def _rule(
     config: dict[str, Any],
     stored: Stored,
     norms: torch.Tensor,
-    scale_out: float,
+    scale: float,
     k: int | None,
 ) -> ActivationRule:
     said = str(config.get("act_fn", "jumprelu")).lower()
@@ -168,7 +175,7 @@ def _rule(
     if found is not None and said == "jumprelu":
         return Threshold(stored.vector(found, len(norms)).exp() / norms)
     if isinstance(single, int | float) and (said == "jumprelu" or (said == "topk" and single > 0)):
-        values = max(float(single), 0.0) * scale_out / norms.double()
+        values = max(float(single), 0.0) * scale / norms.double()
         return Threshold(values.float())
     if said == "relu":
         return Threshold(torch.zeros_like(norms))

@@ -4,7 +4,8 @@
 
 Tensors: `pre_bias` [d], `encoder.weight` [L, d], `latent_bias` [L], `decoder.weight` [d, L], and
 statistics; `activation` names the rule. With `TopK` the input is layer-normed first and the output
-taken back; with `ReLU` it is not. A tied coder has `decoder.linear.weight`, its encoder again.
+taken back; with `ReLU` it is not. A tied coder has `decoder.linear.weight`, its encoder again
+(github.com/openai/sparse_autoencoder, `model.py`).
 """
 
 from __future__ import annotations
@@ -55,6 +56,13 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
         stored.warnings.append("the folder's name does not say where on the model it reads")
     encoder = stored.matrix("encoder.weight", shape, transposed=False)
     tied = "decoder.linear.weight" in stored
+    if tied and not torch.equal(
+        stored.matrix("decoder.linear.weight", shape, transposed=False), encoder
+    ):
+        raise InputError(
+            f"coder `{weights}`: `decoder.linear.weight` is not `encoder.weight`, which it repeats "
+            "in a tied coder"
+        )
     return SparseCoder(
         encoder_weight=encoder,
         encoder_bias=bias,
@@ -70,7 +78,7 @@ def read(weights: Path, *, k: int | None = None) -> SparseCoder:
             "format": "OpenAI",
             "architecture": str(held.get("activation", "ReLU")),
             "model_name": "gpt2",
-            "warnings": stored.leftover("decoder.linear.weight", *_STATISTICS),
+            "warnings": stored.leftover(*_STATISTICS),
         },
     )
 

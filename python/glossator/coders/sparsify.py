@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from glossator.coders.files import Stored, flag, settings
+from glossator.coders.files import Stored, flag, settings, word
 from glossator.coders.record import SparseCoder
 from glossator.encode import GroupMax, TopK
 from glossator.errors import InputError
@@ -58,7 +58,7 @@ def read(path: Path, hookpoint: str | None = None) -> SparseCoder:
         )
     if hookpoint is None:
         return coder
-    out = None if coder.input_bias is None else hookpoint
+    out = coder.hookpoint_out if coder.input_bias is None else hookpoint
     return replace(coder, hookpoint=hookpoint, hookpoint_out=out)
 
 
@@ -77,6 +77,11 @@ def read_weights(weights: Path, *, k: int | None = None) -> SparseCoder:
     config = _config(path, k)
     stored = Stored.of(folder / _WEIGHTS)
     bias, bias_out = stored.vector("encoder.bias"), stored.vector("b_dec")
+    if flag(path, config, "skip_connection", False) and _SKIP not in stored:
+        raise InputError(
+            f"coder `{weights}`: tensor `{_SKIP}` is missing, but `skip_connection` of {_CONFIG} "
+            "says that there is one"
+        )
     found = stored.any("encoder.weight").shape
     transcode = flag(path, config, "transcode", False)
     # A transcoder may write another width than it reads; its own settings say which it reads.
@@ -91,7 +96,7 @@ def read_weights(weights: Path, *, k: int | None = None) -> SparseCoder:
                 f"coder `{path}`: `{name}` = {said}, but `encoder.weight` of "
                 f"{_WEIGHTS} has shape {list(found)}"
             )
-    trained_at = _stated(folder)
+    trained_at, writes = _stated(folder)
     name = trained_at or folder.resolve().name
     reads = f"{name}:in" if transcode and not trained_at else name
     rule = GroupMax(config["k"]) if config.get("activation") == "groupmax" else TopK(config["k"])
@@ -107,7 +112,7 @@ def read_weights(weights: Path, *, k: int | None = None) -> SparseCoder:
         if _SKIP in stored
         else None,
         hookpoint=reads,
-        hookpoint_out=(None if trained_at else name) if transcode else name,
+        hookpoint_out=writes if transcode and trained_at else name,
         source=f"sparsify `{folder}`",
         declared={
             "format": "sparsify",
@@ -215,17 +220,17 @@ def _folder(path: Path, hookpoint: str | None) -> Path:
     )
 
 
-def _stated(folder: Path) -> str | None:
-    """The hookpoint that `glossator.json` says, where there is one."""
+def _stated(folder: Path) -> tuple[str | None, str | None]:
+    """Where `glossator.json` says that the coder reads and writes, where there is one."""
     path = folder / "glossator.json"
     if not path.is_file():
-        return None
+        return None, None
     try:
         facts = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"coder `{path}`: not JSON ({error})") from error
-    name = facts.get("hookpoint") if isinstance(facts, dict) else None
-    return name if isinstance(name, str) else None
+    facts = facts if isinstance(facts, dict) else {}
+    return word(facts, "hookpoint"), word(facts, "hookpoint_out")
 
 
 def agree(one: str, other: str) -> bool:

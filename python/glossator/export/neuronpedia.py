@@ -325,7 +325,7 @@ def _scores(run: Exported, held: list[Page], source: NeuronpediaSource) -> Itera
         for one in page.said:
             for score in one.scores:
                 kind, value = SCORE_TYPES.get(score["scorer"]), score["value"]
-                if kind is None or value is None or score["metric"] not in _MAIN:
+                if kind is None or value is None or score["metric"] != _MAIN[score["scorer"]]:
                     continue
                 key = one.explanation_id, score["protocol_id"], score["scorer"]
                 yield {
@@ -341,7 +341,12 @@ def _scores(run: Exported, held: list[Page], source: NeuronpediaSource) -> Itera
                 }
 
 
-_MAIN = ("balanced_accuracy", "auroc")
+# One figure of each: a score has the id of its explanation and scorer.
+_MAIN = {
+    "detection": "balanced_accuracy",
+    "fuzzing": "balanced_accuracy",
+    "embedding": "auroc",
+}
 
 
 def _detail(row: dict[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,12 @@ def export_saebench(
         "sae_lens_id": sae_id or run.hookpoint,
         "sae_lens_release_id": release,
         "sae_lens_version": "",
-        "sae_cfg_dict": {"hook_name": run.hookpoint, "d_sae": run.index.n_latents},
+        # Its own reader of results asks for the architecture, which an index does not know.
+        "sae_cfg_dict": {
+            "architecture": "unknown",
+            "hook_name": run.hookpoint,
+            "d_sae": run.index.n_latents,
+        },
         "eval_result_unstructured": {str(latent): row for latent, row in found.items()},
     }
     result["eval_id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, content_id(result)))

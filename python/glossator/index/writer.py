@@ -41,7 +41,7 @@ class IndexWriter:
 
     With several hookpoints, `n_latents` is a mapping from their names to their numbers of latents.
     Each has the index `path/<name>`; the text is stored once. `latents`, `activations` and the like
-    are then mappings with the same names.
+    are then mappings with the same names; so may `attributes` be.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class IndexWriter:
         first_context: int = 0,
         segment_contexts: int | None = None,
         split_seed: int = 0,
-        attributes: Mapping[str, str] | None = None,
+        attributes: Mapping[str, str] | Mapping[str, Mapping[str, str]] | None = None,
         lossless: bool = False,
         durable: bool = True,
         text: str | None = None,
@@ -70,7 +70,8 @@ class IndexWriter:
             segment_contexts: Segments end where the context number is a multiple of this; about
                 16.8 million tokens where it is None.
             split_seed: Seed of the division of documents into an explain and a score side.
-            attributes: Free text kept with the index. `hookpoint` is passed on to examples.
+            attributes: Free text kept with the index. `hookpoint` is passed on to examples; of
+                several hookpoints it is the name if it is not given. The same for all, or for each.
             lossless: Keep every activation as bfloat16; without it, as a code within 1/32, and the
                 strongest windows' maxima as bfloat16. Activations are rounded to bfloat16 first.
             durable: Whether what is committed survives a loss of power; False is quicker.
@@ -89,7 +90,10 @@ class IndexWriter:
         latents = n_latents if isinstance(n_latents, Mapping) else {"": n_latents}
         self._core = _core.IndexWriter(
             os.fspath(path),
-            n_latents=[(str(name), whole("n_latents", n, 2**32)) for name, n in latents.items()],
+            hookpoints=[
+                (name, whole("n_latents", n, 2**32), self._attributes(name, attributes or {}))
+                for name, n in ((str(name), n) for name, n in latents.items())
+            ],
             context_length=self._context_length,
             window=whole("window", window, 2**32),
             first_context=whole("first_context", first_context, 2**64),
@@ -99,7 +103,6 @@ class IndexWriter:
             lossless=bool(lossless),
             durable=bool(durable),
             text="text" if text is None else str(text),
-            attributes={str(key): str(value) for key, value in (attributes or {}).items()},
         )
         self._closed = False
 
@@ -268,6 +271,16 @@ class IndexWriter:
             self.abandon()
         elif not self._closed:
             self.finish()
+
+    def _attributes(self, name: str, given: Mapping[str, Any]) -> dict[str, str]:
+        """Those of one hookpoint."""
+        if self._hookpoints is None:
+            return {str(key): str(value) for key, value in given.items()}
+        own: dict[str, Any] = {**given, "hookpoint": name}
+        if any(isinstance(value, Mapping) for value in given.values()):
+            each = self._each(attributes=given)
+            own = {"hookpoint": name, **each[self._hookpoints.index(name)]["attributes"]}
+        return {str(key): str(value) for key, value in own.items()}
 
     def _each(self, **given: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - whatever they have
         """The arguments of each hookpoint."""

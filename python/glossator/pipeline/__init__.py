@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from glossator.config import RunConfig
-from glossator.pipeline.data import harvest_stage
+from glossator.config import RunConfig, only
+from glossator.pipeline.data import harvest_set, harvest_stage
 from glossator.pipeline.explaining import explain_stage
 from glossator.pipeline.joining import join_stage
 from glossator.pipeline.judging import Judging
@@ -32,6 +32,7 @@ from glossator.pipeline.results import (
 )
 from glossator.pipeline.scoring import score_stage
 from glossator.progress import SILENT, Progress
+from glossator.run_set import RunSet
 from glossator.runs import Run
 
 __all__ = [
@@ -39,12 +40,14 @@ __all__ = [
     "RuleSummary",
     "atlas_stage",
     "explain_stage",
+    "harvest_set",
     "harvest_stage",
     "join_stage",
     "judged_summary",
     "missing_share",
     "rule_summary",
     "run",
+    "run_each",
     "score_stage",
 ]
 
@@ -53,7 +56,7 @@ def run(config: RunConfig, path: str | Path, *, progress: Progress = SILENT) -> 
     """All stages of a run, each from where it was.
 
     Args:
-        config: what to do.
+        config: what to do, with one hookpoint; `run_each` does several.
         path: the run directory.
         progress: shows the stages.
 
@@ -63,16 +66,37 @@ def run(config: RunConfig, path: str | Path, *, progress: Progress = SILENT) -> 
     Raises:
         GlossatorError: what the user can mend; what was done is kept.
     """
-    opened = Run.create(config, path)
+    only(config.subject.hookpoint), only(config.coder.path)
+    return run_each(config, path, progress=progress).runs[0]
+
+
+def run_each(config: RunConfig, path: str | Path, *, progress: Progress = SILENT) -> RunSet:
+    """All stages of the runs of all hookpoints, each from where it was.
+
+    Args:
+        config: what to do.
+        path: the run directory, or of several hookpoints that of their run directories.
+        progress: shows the stages.
+
+    Returns:
+        The runs, open for writing; close them, or use them in a `with` block.
+
+    Raises:
+        GlossatorError: what the user can mend; what was done is kept.
+    """
+    opened = RunSet.create(config, path)
     try:
-        with Judging(opened, progress) as judging:
+        with Judging(opened.config, opened.path, progress) as judging:
             words = ("explain", "score")
-            if config.judge.asks and not all(is_complete(opened, stage) for stage in words):
+            waiting = any(not is_complete(one, stage) for one in opened for stage in words)
+            if config.judge.asks and waiting:
                 judging.check()
-            harvest_stage(opened, progress=progress)
-            explain_stage(opened, judging=judging, progress=progress)
-            score_stage(opened, judging=judging, progress=progress)
-        atlas_stage(opened, progress=progress)
+            harvest_set(opened, progress=progress)
+            for one in opened:
+                explain_stage(one, judging=judging, progress=progress)
+                score_stage(one, judging=judging, progress=progress)
+        for one in opened:
+            atlas_stage(one, progress=progress)
     except BaseException:
         opened.close()
         raise

@@ -1,23 +1,25 @@
 """From corpus to index: subject model, sparse coder, every activation, neighbours, triage.
 
-with Run.create(RunConfig(), "run") as run:
-index = harvest_stage(run)
+index = harvest_stage(run)      # of one hookpoint
+harvest_set(runs)               # of several, in one pass
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glossator.config import CorpusConfig, only
 from glossator.errors import InputError
 from glossator.folders import new_file
 from glossator.index import Index
 from glossator.neighbours import refuse_other_coder
 from glossator.pipeline.gate import gate_stage
-from glossator.pipeline.latents import neighbours_stage, triage_stage
+from glossator.pipeline.latents import neighbours_stage, triage_stage, types_of_set
 from glossator.progress import SILENT, Progress
+from glossator.run_set import RunSet
 from glossator.runs import Run
 from glossator.shards import Shard
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from glossator.corpus import Corpus, StoredContexts, TokenCorpus
     from glossator.subjects import Subject
 
-__all__ = ["harvest_stage", "subject_and_coder"]
+__all__ = ["harvest_set", "harvest_stage", "subject_and_coder"]
 
 _TOKENS = "tokens:"
 
@@ -47,99 +49,162 @@ def harvest_stage(
     Raises:
         InputError: a corpus, subject, hookpoint or coder that is not there or does not fit.
     """
-    if run.done("triage"):
-        return run.index
+    harvest_set(RunSet(run.path, [run]), shard=shard, progress=progress)
+    return run.index if shard is None else None
+
+
+def harvest_set(
+    runs: RunSet, *, shard: tuple[int, int] | None = None, progress: Progress = SILENT
+) -> None:
+    """The same for several hookpoints: the model reads the corpus once for all of them.
+
+    Raises:
+        InputError: as `harvest_stage`, or the coders want other contexts.
+    """
+    if runs.done("triage"):
+        return
     try:
-        from glossator.coders import load_coder
-        from glossator.harvest import harvest, refuse_misfit
-        from glossator.subjects import load_subject
+        import glossator.subjects  # noqa: F401 - to say in one line what is missing
     except ModuleNotFoundError as error:
         raise InputError(
             f"harvest: the package `{error.name}` is not installed; "
             "run `pip install 'glossator[models]'`"
         ) from error
 
-    config = run.config
-    if shard is not None and config.coder.path is None:
+    if shard is not None and not runs.config.coder.path:
         raise InputError("--shard: needs --coder, so that all shards have the same one")
-    corpus = None if (run.path / "contexts").is_dir() else _opened(run)
-    known = run.stages().get("subject", {})
-    reason = known.get("dtype_reason")
-    with run.stage("subject") as facts:
-        coder = None
-        if config.coder.path is not None:
-            coder = load_coder(config.coder.path, config.subject.hookpoint)
+    corpus = None if (runs.path / "contexts").is_dir() else _opened(runs.config.corpus)
+    subject, subjects, given = _loaded(runs, progress)
+    contexts = _contexts(runs, corpus, subject, given, progress)
+    coders: list[SparseCoder] = []
+    hidden: dict[str, npt.NDArray[np.float32]] = {}
+    for name, run, read, coder in zip(runs.names, runs, subjects, given, strict=True):
+        if coder is None:
+            trained, states = _trained(run, read, contexts, progress)
+            coders.append(trained)
+            hidden |= {} if states is None else {name: states}
+        else:
+            gate_stage(run, read, coder, contexts)
+            coders.append(coder)
+    part = None
+    if shard is not None:
+        part = Shard.of(contexts.census(), number=shard[0], shards=shard[1])
+        part.write(runs.path)
+        if not part.n_contexts:
+            return
+    with runs.stage("harvest" if part is None else "shard") as facts:
+        indices = _indices(runs, subject, subjects, coders, contexts, hidden, part, progress)
+        if part is not None:
+            return
+        for each, run, index, coder in zip(facts, runs, indices, coders, strict=True):
+            each |= {
+                "precision": index.precision,
+                "n_latents": index.n_latents,
+                "n_tokens": index.n_tokens,
+                "nnz": index.nnz,
+                "overlap_share": index.overlap_share(),
+                "coder_hash": coder.hash,
+                "coder": coder.describe(),
+                "coder_source": only(run.config.coder.path) or "trained on this corpus",
+            }
+    for run, read, coder, index in zip(runs, subjects, coders, indices, strict=True):
+        if run.done("triage"):
+            continue
+        neighbours_stage(run, index, coder, progress)
+        # The last: its end is that of the whole.
+        triage_stage(run, index, read, coder, progress)
+        for left in run.path.glob("hidden.f32*"):
+            left.unlink()
+    if len(runs) > 1:
+        types_of_set(runs)
+
+
+def _loaded(
+    runs: RunSet, progress: Progress
+) -> tuple[Subject, list[Subject], list[SparseCoder | None]]:
+    """The subject with all hookpoints, and with that of each run; the coders that were given."""
+    from glossator.coders import load_coder
+    from glossator.harvest import refuse_misfit
+    from glossator.subjects import load_subject
+
+    config = runs.config
+    known = runs.runs[0].stages().get("subject", {})
+    with runs.stage("subject") as facts:
+        coders = [
+            load_coder(path, only(run.config.subject.hookpoint))
+            if (path := only(run.config.coder.path))
+            else None
+            for run in runs
+        ]
+        places = [
+            (coder.hookpoint if coder else None) or only(run.config.subject.hookpoint)
+            for run, coder in zip(runs, coders, strict=True)
+        ]
+        for coder, place in zip(coders, places, strict=True):
+            if len(runs) > 1 and coder is not None and place is None:
+                raise InputError(
+                    f"coder {coder.source} does not say where it reads; give --hookpoint for each"
+                )
         subject = load_subject(
             config.subject.name,
-            (coder.hookpoint if coder else None) or config.subject.hookpoint,
+            [place for place in places if place] or None,
             dtype=config.subject.dtype,
             progress=progress,
             **config.subject.spread(),
         )
+        reason = known.get("dtype_reason")
         settled = known.get("dtype") == config.subject.dtype and reason is not None
         if config.subject.dtype != subject.dtype:
             # A trial may find another one on another day.
-            run.settle_dtype(subject.dtype)
-        if coder is not None:
-            refuse_misfit(subject, coder)
-        with new_file(run.path / "tokenizer.json") as file:
-            file.write(subject.tokenizer_json.encode())
-        facts |= {
-            "name": subject.name,
-            "hookpoint": subject.hookpoint,
-            "dtype": subject.dtype,
-            "dtype_reason": reason if settled else subject.dtype_reason,
-            "causal": subject.causal,
-        }
-    contexts = _contexts(run, corpus, subject, coder, progress)
-    hidden = None
-    if coder is None:
-        coder, hidden = _trained(run, subject, contexts, progress)
-    else:
-        gate_stage(run, subject, coder, contexts)
-    if shard is not None:
-        part = Shard.of(contexts.census(), number=shard[0], shards=shard[1])
-        part.write(run.path)
-        if part.n_contexts:
-            with run.stage("shard"):
-                harvest(
-                    subject,
-                    coder,
-                    contexts,
-                    run.path / "index",
-                    split_seed=config.seed,
-                    lossless=config.index.lossless,
-                    shard=part,
-                    progress=progress,
-                )
-        return None
-    with run.stage("harvest") as facts:
-        index = harvest(
-            subject,
-            coder,
-            contexts,
-            run.path / "index",
-            hidden=hidden,
-            split_seed=config.seed,
-            lossless=config.index.lossless,
-            progress=progress,
-        )
-        facts |= {
-            "precision": index.precision,
-            "n_latents": index.n_latents,
-            "n_tokens": index.n_tokens,
-            "nnz": index.nnz,
-            "overlap_share": index.overlap_share(),
-            "coder_hash": coder.hash,
-            "coder": coder.describe(),
-            "coder_source": config.coder.path or "trained on this corpus",
-        }
-    neighbours_stage(run, index, coder, progress)
-    # The last: its end is that of the whole.
-    triage_stage(run, index, subject, coder)
-    for left in run.path.glob("hidden.f32*"):
-        left.unlink()
-    return run.index
+            runs.settle_dtype(subject.dtype)
+        subjects = [subject.at(place or subject.hookpoint) for place in places]
+        for each, run, read, coder in zip(facts, runs, subjects, coders, strict=True):
+            if coder is not None:
+                refuse_misfit(read, coder)
+            with new_file(run.path / "tokenizer.json") as file:
+                file.write(subject.tokenizer_json.encode())
+            each |= {
+                "name": subject.name,
+                "hookpoint": read.hookpoint,
+                "dtype": subject.dtype,
+                "dtype_reason": reason if settled else subject.dtype_reason,
+                "causal": subject.causal,
+            }
+    return subject, subjects, coders
+
+
+def _indices(
+    runs: RunSet,
+    subject: Subject,
+    subjects: list[Subject],
+    coders: list[SparseCoder],
+    contexts: StoredContexts,
+    hidden: dict[str, npt.NDArray[np.float32]],
+    shard: Shard | None,
+    progress: Progress,
+) -> list[Index]:
+    from glossator.harvest import harvest, harvest_each
+
+    common: dict[str, Any] = {
+        "split_seed": runs.config.seed,
+        "lossless": runs.config.index.lossless,
+        "shard": shard,
+        "progress": progress,
+    }
+    out = runs.path / "index"
+    if len(runs) == 1:
+        states = next(iter(hidden.values()), None)
+        return [harvest(subject, coders[0], contexts, out, hidden=states, **common)]
+    found = harvest_each(
+        subject,
+        dict(zip(runs.names, coders, strict=True)),
+        contexts,
+        out,
+        hookpoints={name: read.hookpoint for name, read in zip(runs.names, subjects, strict=True)},
+        hidden=hidden,
+        **common,
+    )
+    return [found[name] for name in runs.names]
 
 
 def subject_and_coder(run: Run, progress: Progress) -> tuple[Subject, SparseCoder]:
@@ -160,19 +225,18 @@ def subject_and_coder(run: Run, progress: Progress) -> tuple[Subject, SparseCode
         progress=progress,
         **config.subject.spread(),
     )
-    if config.coder.path is not None:
-        coder = load_coder(config.coder.path, config.subject.hookpoint)
+    if path := only(config.coder.path):
+        coder = load_coder(path, only(config.subject.hookpoint))
     else:
         coder, _ = _trained(run, subject, open_contexts(run.path / "contexts"), progress)
     refuse_other_coder(run.index, coder.hash, coder.n_latents)
     return subject, coder
 
 
-def _opened(run: Run) -> Corpus | TokenCorpus:
+def _opened(config: CorpusConfig) -> Corpus | TokenCorpus:
     """The corpus, before the subject is loaded: a file that is not there is named at once."""
     from glossator.corpus import open_corpus, open_tokens
 
-    config = run.config.corpus
     source = config.source
     if any(map(_holds_tokens, source)):
         if len(source) > 1:
@@ -192,17 +256,17 @@ def _holds_tokens(source: str) -> bool:
 
 
 def _contexts(
-    run: Run,
+    runs: RunSet,
     corpus: Corpus | TokenCorpus | None,
     subject: Subject,
-    coder: SparseCoder | None,
+    coders: list[SparseCoder | None],
     progress: Progress,
 ) -> StoredContexts:
     from glossator.corpus import open_contexts, pack
-    from glossator.harvest import bos_for
 
-    folder, config = run.path / "contexts", run.config.corpus
-    with run.stage("corpus") as facts:
+    folder, config = runs.path / "contexts", runs.config.corpus
+    bos = _bos(subject, coders)
+    with runs.stage("corpus") as facts:
         if corpus is None:
             contexts = open_contexts(folder)
         else:
@@ -211,19 +275,38 @@ def _contexts(
                 subject.tokenizer,
                 context_length=config.context_length,
                 tokens=config.tokens or None,
-                split_seed=run.config.seed,
-                bos=bos_for(subject, coder),
+                split_seed=runs.config.seed,
+                bos=bos,
             ).store(folder, progress)
         census = contexts.census()
-        facts |= {
-            "source": list(config.source),
-            "tokens": census.tokens,
-            "documents": census.documents,
-            "contexts": census.contexts,
-            "hash": census.hash,
-            "notes": list(census.notes),
-        }
+        for each in facts:
+            each |= {
+                "source": list(config.source),
+                "tokens": census.tokens,
+                "documents": census.documents,
+                "contexts": census.contexts,
+                "hash": census.hash,
+                "notes": list(census.notes),
+            }
     return contexts
+
+
+def _bos(subject: Subject, coders: list[SparseCoder | None]) -> int | None:
+    """What every context begins with.
+
+    Raises:
+        InputError: some coders were trained with such a token and others without.
+    """
+    from glossator.harvest import bos_for
+
+    wanted = {bos_for(subject, coder): coder for coder in coders}
+    if len(wanted) > 1:
+        sources = " and ".join(str(coder.source) for coder in wanted.values() if coder)
+        raise InputError(
+            f"coders {sources}: one was trained with a token before each text (`prepend_bos`) and "
+            "another without; harvest them apart"
+        )
+    return next(iter(wanted))
 
 
 def _trained(
@@ -231,7 +314,7 @@ def _trained(
 ) -> tuple[SparseCoder, npt.NDArray[np.float32] | None]:
     """The coder that this run trains, or trained before, and the hidden states if it had to."""
     from glossator.coders import TrainConfig
-    from glossator.harvest import collect_hidden, train_coder
+    from glossator.hidden import collect_hidden, train_coder
 
     hidden: npt.NDArray[np.float32] | None = None
 

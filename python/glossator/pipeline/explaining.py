@@ -1,7 +1,6 @@
 """From index to words: by rules, and by whatever other explainers the settings name.
 
-with Run.open("run", write=True) as run:
-explain_stage(run)
+explain_stage(Run.open("run", write=True))
 """
 
 from __future__ import annotations

@@ -59,12 +59,13 @@ def _states(
     Raises:
         InputError: the model has no such place as the coder writes to.
     """
+    from glossator.conventions import meant_places
     from glossator.harvest import live_states
 
     own = subject.hookpoint
     out = own if coder.hookpoint_out is None else subject.resolve(coder.hookpoint_out)
     wanted = dict.fromkeys((own, out))
-    sides = [side for side in map(_other_side, wanted) if side not in wanted]
+    sides = meant_places(subject, coder, wanted)
     found = _read(subject, contexts, [*wanted, *sides]) if sides else None
     if found is None:  # an embedding is given tokens, which are no states
         found, sides = live_states(subject, contexts, list(wanted)), []
@@ -80,9 +81,3 @@ def _read(
         return live_states(subject, contexts, list(hookpoints))
     except InputError:
         return None
-
-
-def _other_side(hookpoint: str) -> str:
-    """What a module is given, of what it gives, and the other way round."""
-    path, _, part = hookpoint.partition(":")
-    return path if part == "in" else f"{path}:in"

@@ -1,7 +1,6 @@
 """From shards that were harvested apart to one run.
 
-with join_stage(["shards/0", "shards/1"], "run") as run:
-run.index
+runs = join_stage(["shards/0", "shards/1"], "run")
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from pathlib import Path
 
 from glossator.config import load_config
 from glossator.errors import InputError
-from glossator.folders import new_file, new_folder
-from glossator.pipeline.data import harvest_stage
+from glossator.folders import new_folder
+from glossator.pipeline.data import harvest_set
 from glossator.progress import SILENT, Progress
-from glossator.runs import Run
+from glossator.run_set import RunSet
 from glossator.shards import join_shards
 
 __all__ = ["join_stage"]
@@ -27,18 +26,18 @@ def join_stage(
     out: str | Path,
     *,
     progress: Progress = SILENT,
-) -> Run:
+) -> RunSet:
     """Join the run directories of all shards into one; they stay as they are.
 
     The model is loaded once more, for the logit weights; nothing is encoded again.
 
     Args:
-        shards: what `harvest_stage(run, shard=…)` filled, in any order.
-        out: the run directory.
+        shards: what `harvest_set(runs, shard=…)` filled, in any order.
+        out: the run directory, or of several hookpoints that of their run directories.
         progress: shows the steps.
 
     Returns:
-        The run, open for writing; close it, or use it in a `with` block.
+        The run, or runs, open for writing; close them, or use them in a `with` block.
 
     Raises:
         InputError: a shard is missing, there twice, unfinished, or of other settings.
@@ -53,16 +52,14 @@ def join_stage(
                 f"shard folders `{folders[0]}` and `{folder}`: of other settings; "
                 "harvest them with the same ones"
             )
-    run = Run.create(configs[0], out)
+    runs = RunSet.create(configs[0], out)
     try:
-        join_shards(folders, run.path / "index", progress=progress)
-        if not (run.path / "contexts").is_dir():
-            with new_folder(run.path / "contexts") as scratch:
+        join_shards(folders, runs.path / "index", progress=progress)
+        if not (runs.path / "contexts").is_dir():
+            with new_folder(runs.path / "contexts") as scratch:
                 shutil.copytree(folders[0] / "contexts", scratch, dirs_exist_ok=True)
-        with new_file(run.path / "tokenizer.json") as file:
-            file.write((folders[0] / "tokenizer.json").read_bytes())
-        harvest_stage(run, progress=progress)
+        harvest_set(runs, progress=progress)
     except BaseException:
-        run.close()
+        runs.close()
         raise
-    return run
+    return runs

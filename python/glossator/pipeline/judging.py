@@ -1,8 +1,10 @@
 """The language models of a run: started when first asked for, ended with the block.
 
-with Judging(run, progress) as judging:
-judging.judge       # scores
-judging.explainer   # explains: the judge itself, where the settings name no other
+    with Judging(run.config, run.path, progress) as judging:
+        judging.judge       # scores
+        judging.explainer   # explains: the judge itself, where the settings name no other
+
+Runs of one set share them.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from glossator import embeddings
-from glossator.config import ModelConfig
+from glossator.config import ModelConfig, RunConfig
 from glossator.errors import InputError
 from glossator.judges import Judge, Replay, ReplayJudge, open_judge, run_sync
-from glossator.progress import Progress
+from glossator.progress import SILENT, Progress
 from glossator.runs import Run
 
 __all__ = ["ATTEMPTS", "Judging", "own_or"]
@@ -26,10 +28,17 @@ ATTEMPTS = 2
 
 
 class Judging:
-    """The judge and the explainer of a run."""
+    """The judge and the explainer of a run, or of several with the same ones."""
 
-    def __init__(self, run: Run, progress: Progress) -> None:
-        self._run, self._progress = run, progress
+    def __init__(self, config: RunConfig, folder: Path, progress: Progress = SILENT) -> None:
+        """Nothing is started yet.
+
+        Args:
+            config: names them.
+            folder: for their answers, and what a local one says.
+            progress: shows that it starts.
+        """
+        self._config, self._folder, self._progress = config, folder, progress
         self._stack = ExitStack()
         self._judge: ReplayJudge | None = None
         self._explainer: ReplayJudge | None = None
@@ -50,13 +59,13 @@ class Judging:
             JudgeError: the local server did not come up.
         """
         if self._judge is None:
-            self._judge = self._opened(self._run.config.judge)
+            self._judge = self._opened(self._config.judge)
         return self._judge
 
     @property
     def explainer(self) -> ReplayJudge:
         """The language model that explains; the same errors."""
-        settings = self._run.config.explain.judge
+        settings = self._config.explain.judge
         if not settings.url and not settings.model:
             return self.judge
         if self._explainer is None:
@@ -64,7 +73,7 @@ class Judging:
         return self._explainer
 
     def _opened(self, settings: ModelConfig) -> ReplayJudge:
-        if self._run.config.judge.replay:
+        if self._config.judge.replay:
             judge = ReplayJudge(None, self.answers, model=settings.model, extra=settings.extra)
         elif not settings.url:
             raise InputError("judge: none is named; give --judge URL or --judge local")
@@ -83,7 +92,7 @@ class Judging:
             return self._stack.enter_context(
                 local_judge(
                     smollm2_path(progress=self._progress),
-                    log=self._run.path / "judge.log",
+                    log=self._folder / "judge.log",
                     progress=self._progress,
                 )
             )
@@ -114,8 +123,8 @@ class Judging:
             InputError: nothing is to be asked and there is no such file, or it is another file.
         """
         if self._answers is None:
-            settings = self._run.config.judge
-            path = Path(settings.answers or self._run.path / "answers.db")
+            settings = self._config.judge
+            path = Path(settings.answers or self._folder / "answers.db")
             if settings.replay and not path.is_file():
                 raise InputError(
                     f"{path}: there are no answers to replay; name the file with --answers"
@@ -132,7 +141,7 @@ class Judging:
             InputError: what is needed is not installed.
             JudgeError: the server is not there, or refuses the key or the model.
         """
-        settings = self._run.config
+        settings = self._config
         if "embedding" in settings.score.kinds():
             embeddings.refuse_missing(settings.score.embedding_model)
         for model in (settings.judge, settings.explain.judge):
@@ -150,5 +159,5 @@ def own_or(judging: Judging | None, run: Run, progress: Progress) -> Iterator[Ju
     if judging is not None:
         yield judging
         return
-    with Judging(run, progress) as own:
+    with Judging(run.config, run.path, progress) as own:
         yield own

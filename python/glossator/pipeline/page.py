@@ -1,7 +1,6 @@
 """From a run's tables to its page.
 
-with Run.open("run", write=True) as run:
-atlas_stage(run)
+atlas_stage(Run.open("run", write=True))
 """
 
 from __future__ import annotations

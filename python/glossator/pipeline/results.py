@@ -1,8 +1,7 @@
 """What a run amounts to: means, shares and what is missing, each with its denominators.
 
 rule_summary(run).f1.value
-for line in judged_summary(run):
-print(line)
+lines = judged_summary(run)
 """
 
 from __future__ import annotations

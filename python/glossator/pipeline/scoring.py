@@ -1,7 +1,6 @@
 """From words to scores: rules on the whole corpus, and all explanations by asking a judge.
 
-with Run.open("run", write=True) as run:
-score_stage(run)
+score_stage(Run.open("run", write=True))
 """
 
 from __future__ import annotations

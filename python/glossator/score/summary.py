@@ -1,7 +1,7 @@
 """The latents' scores in one line: their mean, its interval, its lift, and what is missing.
 
-for line in summary(scores, {explanation_id: explainer}, latents=latents):
-print(line)     # "rules, detection: mean balanced accuracy 0.71 (95 % 0.66 to 0.75) ..."
+lines = summary(scores, {explanation_id: explainer}, latents=latents)
+print(lines[0])     # "rules, detection: mean balanced accuracy 0.71 (95 % 0.66 to 0.75) ..."
 """
 
 from __future__ import annotations

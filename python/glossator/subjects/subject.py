@@ -106,6 +106,23 @@ class Subject:
         token = None if config is None else config.get_text_config().bos_token_id
         return token if isinstance(token, int) else None
 
+    def at(self, hookpoint: str) -> Subject:
+        """The same model, read at one place.
+
+        Raises:
+            InputError: the model has no such place, or no state for each token there.
+        """
+        if self.hookpoints == (self.resolve(hookpoint),):
+            return self
+        return Subject(
+            self.name,
+            self.model,
+            self.tokenizer,
+            hookpoint,
+            causal=self.causal,
+            dtype_reason=self.dtype_reason,
+        )
+
     def resolve(self, name: str) -> str:
         """The one name of a place that is named in any way, as it stands in `hookpoints`.
 

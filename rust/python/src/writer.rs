@@ -64,18 +64,18 @@ type Sorted<'py> = (
 impl IndexWriter {
     /// Open the folder; the arguments are those of `glossator.index.IndexWriter`.
     ///
-    /// `n_latents` is one pair of a hookpoint's name and its latents per hookpoint; an index without
+    /// `hookpoints` is a hookpoint's name, its latents and its attributes, for each; an index without
     /// a folder of its own has the name "".
     #[new]
     #[pyo3(signature = (
-        path: "str", *, n_latents: "list[tuple[str, int]]", context_length: "int", window: "int",
-        first_context: "int", segment_contexts: "int | None", split_seed: "int", lossless: "bool",
-        durable: "bool", text: "str", attributes: "dict[str, str]"
+        path: "str", *, hookpoints: "list[tuple[str, int, dict[str, str]]]", context_length: "int",
+        window: "int", first_context: "int", segment_contexts: "int | None", split_seed: "int",
+        lossless: "bool", durable: "bool", text: "str"
     ))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
-        n_latents: Vec<(String, u32)>,
+        hookpoints: Vec<(String, u32, BTreeMap<String, String>)>,
         context_length: u32,
         window: u32,
         first_context: u64,
@@ -84,9 +84,8 @@ impl IndexWriter {
         lossless: bool,
         durable: bool,
         text: String,
-        attributes: BTreeMap<String, String>,
     ) -> CoreResult<Self> {
-        let parameters = |n_latents| Parameters {
+        let parameters = |n_latents, attributes: &BTreeMap<_, _>| Parameters {
             n_latents,
             context_length,
             window,
@@ -99,15 +98,14 @@ impl IndexWriter {
             attributes: attributes.clone(),
         };
         let options = Options { durable };
-        let opened = py.detach(|| match n_latents.as_slice() {
-            [(name, n)] if name.is_empty() => Writer::open_with(&path, parameters(*n), options),
+        let opened = py.detach(|| match hookpoints.as_slice() {
+            [(name, n, attributes)] if name.is_empty() => {
+                Writer::open_with(&path, parameters(*n, attributes), options)
+            }
             hookpoints => {
-                let all = hookpoints.iter().map(|(name, n)| {
-                    let mut parameters = parameters(*n);
-                    let attributes = &mut parameters.attributes;
-                    attributes.insert("hookpoint".to_owned(), name.clone());
-                    (name.clone(), parameters)
-                });
+                let all = hookpoints
+                    .iter()
+                    .map(|(name, n, attributes)| (name.clone(), parameters(*n, attributes)));
                 Writer::open_many(&path, &all.collect::<Vec<_>>(), options)
             }
         });
