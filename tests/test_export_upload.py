@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from exported_world import ExportedRun
 from glossator.errors import InputError
 from glossator.export import Chosen, NeuronpediaSource
-from glossator.export.upload import KEY_VARIABLE, dry_run, payloads, upload
+from glossator.export.upload import KEY_VARIABLE, dry_run, payloads, upload, without_refused
 
 SOURCE = NeuronpediaSource(model="gpt2-small", layer=5, source_set="res-mine")
 KEY = "sk-secret"
@@ -243,5 +243,13 @@ def test_a_dry_run_names_what_would_be_refused(run):
         "latent 3: has no example",
         "latent 3: its explanation has 600 characters; at most 512 are taken",
     ]
+    feature["activations"] = [{"tokens": ["a"], "values": [1.0]}]
+    (kept,) = without_refused([body])
+    assert dry_run([kept]) == []
+    assert kept["features"] == [{**feature, "explanations": []}]
+    feature["activations"] = [{"tokens": ["a"] * 1025, "values": [1.0] * 1025}]
+    assert list(without_refused([body])) == []
+    whole = list(payloads(run, SOURCE, size=2))
+    assert list(without_refused(whole)) == whole
     with pytest.raises(InputError, match="size: is 129"):
         next(payloads(run, SOURCE, size=129))

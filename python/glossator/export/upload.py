@@ -28,7 +28,17 @@ from glossator.export.neuronpedia import NeuronpediaSource, quantile
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
 
-__all__ = ["KEY_VARIABLE", "METHODS", "MODELS", "SERVER", "Sent", "dry_run", "payloads", "upload"]
+__all__ = [
+    "KEY_VARIABLE",
+    "METHODS",
+    "MODELS",
+    "SERVER",
+    "Sent",
+    "dry_run",
+    "payloads",
+    "upload",
+    "without_refused",
+]
 
 KEY_VARIABLE = "NEURONPEDIA_API_KEY"
 """The environment variable that holds the key."""
@@ -163,8 +173,7 @@ def _refused(feature: dict[str, Any], methods: set[str], models: set[str]) -> It
     if not feature["activations"]:
         yield f"{latent}: has no example"
     for one in feature["explanations"]:
-        # The server counts UTF-16 units.
-        size = len(one["text"].encode("utf-16-le")) // 2
+        size = _length(one)
         if size > _TEXT:
             yield f"{latent}: its explanation has {size} characters; at most {_TEXT} are taken"
         if one["methodName"] is not None and one["methodName"] not in methods:
@@ -180,6 +189,28 @@ def _refused(feature: dict[str, Any], methods: set[str], models: set[str]) -> It
     for name in ("topLogits", "bottomLogits"):
         if any(not one["token"] for one in feature[name]):
             yield f"{latent}: `{name}` has an empty token"
+
+
+def without_refused(bodies: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same without explanations that are too long, and without latents that no example shows.
+
+    Args:
+        bodies: as `payloads` gives them.
+    """
+    for body in bodies:
+        features = []
+        for one in body["features"]:
+            said = [each for each in one["explanations"] if _length(each) <= _TEXT]
+            shown = [each for each in one["activations"] if len(each["tokens"]) <= _TOKENS]
+            if shown:
+                features.append({**one, "explanations": said, "activations": shown})
+        if features:
+            yield {**body, "features": features}
+
+
+def _length(explanation: dict[str, Any]) -> int:
+    """As the server counts: in UTF-16 units."""
+    return len(explanation["text"].encode("utf-16-le")) // 2
 
 
 def upload(
