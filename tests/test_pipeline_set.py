@@ -152,10 +152,12 @@ def test_a_set_that_was_broken_off_goes_on(world, coders, both, tmp_path):
     # As a process leaves it that is killed between the triage of the first run and the second.
     for name in ("run.db", "types.parquet", "atlas.html"):
         (out / LAYERS[1] / name).unlink()
+    (out / "types.svg").unlink()
     done = command("demo", *data(world, coders, *LAYERS), "--out", out)
     assert done.code == 0, done.err
     with gl.Run.open(out / LAYERS[1]) as run, gl.Run.open(both[1] / LAYERS[1]) as before:
         assert all(run.table(name) == before.table(name) for name in TABLES)
+    assert (out / "types.svg").read_bytes() == (both[1] / "types.svg").read_bytes()
 
 
 def test_shards_of_several_hookpoints_are_joined(world, coders, both, tmp_path):

@@ -152,11 +152,13 @@ def harvest_each(
     """
     census = contexts.census()
     kept = hidden or {}
-    at_place = {name: subject.resolve((hookpoints or {}).get(name, name)) for name in coders}
-    for name, place in at_place.items():
+    reads: dict[str, Subject] = {}
+    for name, coder in coders.items():
+        place = subject.resolve((hookpoints or {}).get(name, name))
         if place not in subject.hookpoints:
             raise InputError(f"hookpoint `{place}` of `{name}` is not among the subject's")
-        _refuse_mismatch(subject.at(place), coders[name], kept.get(name), census.contexts)
+        reads[name] = subject.at(place)
+        _refuse_mismatch(reads[name], coder, kept.get(name), census.contexts)
     writer = IndexWriter(
         index_path,
         n_latents={name: coder.n_latents for name, coder in coders.items()},
@@ -166,8 +168,7 @@ def harvest_each(
         split_seed=split_seed,
         lossless=lossless,
         attributes={
-            name: _attributes(subject.at(at_place[name]), coder, census, dtype)
-            for name, coder in coders.items()
+            name: _attributes(reads[name], coder, census, dtype) for name, coder in coders.items()
         },
     )
 
@@ -175,7 +176,7 @@ def harvest_each(
         found = {name: _kept(one, batch, at) for name, one in kept.items()}
         if len(found) < len(coders):
             read = subject.states(batch.tokens, batch.attended)
-            found = {name: read[place].float() for name, place in at_place.items()} | found
+            found = {name: read[one.hookpoint].float() for name, one in reads.items()} | found
         return found
 
     feeder = Feeder(writer, coders, dtype=dtype, statistics=statistics)

@@ -61,8 +61,13 @@ def harvest_set(
     Raises:
         InputError: as `harvest_stage`, or the coders want other contexts.
     """
-    if runs.done("triage"):
-        return
+    if not runs.done("triage"):
+        _harvest(runs, shard, progress)
+    if len(runs) > 1 and shard is None and not (runs.path / "types.svg").is_file():
+        types_of_set(runs)
+
+
+def _harvest(runs: RunSet, shard: tuple[int, int] | None, progress: Progress) -> None:
     try:
         import glossator.subjects  # noqa: F401 - to say in one line what is missing
     except ModuleNotFoundError as error:
@@ -115,8 +120,6 @@ def harvest_set(
         triage_stage(run, index, read, coder, progress)
         for left in run.path.glob("hidden.f32*"):
             left.unlink()
-    if len(runs) > 1:
-        types_of_set(runs)
 
 
 def _loaded(
