@@ -32,10 +32,11 @@ def result_of(folder):
     with Run.open(folder) as run:
         tables = {name: run.table(name) for name in TABLES if name != "ledger"}
     names = ("index", "contexts")
+    files = ("atlas.html", "neighbours.parquet", "types.parquet", "types.svg")
     return (
         {name: bytes_of(folder / name) for name in names},
         tables,
-        {name: (folder / name).read_bytes() for name in ("atlas.html", "neighbours.parquet")},
+        {name: (folder / name).read_bytes() for name in files},
     )
 
 
@@ -79,7 +80,7 @@ def undisturbed(settings, tmp_path_factory):
         done = process.wait()
     assert done.code == 0, done.err
     assert done.stages == [
-        *("corpus", "forward", "train", "harvest", "neighbours"),
+        *("corpus", "forward", "train", "harvest", "neighbours", "scramble"),
         *("rules", "explain", "check", "score", "atlas"),
     ]
     return folder / "run", time.monotonic() - begun

@@ -68,6 +68,7 @@ def test_the_closing_table_names_what_was_done_and_what_it_cost(first):
     for said in (
         f"latents {N_LATENTS}: {LIVE} live, {RARE} rare, 0 dense, {DEAD} dead",
         "types dead 12.5%, unigram 75.0%, rare 12.5%",
+        f"free of context {LIVE} of {LIVE} unigram latents are active in over 90% of scrambles",
         f"explained by rules {LIVE} of {LIVE} live",
         "mean F1 per window 1.000 over 12 latents; another latent's rule: 0.",
         "F1 lower bound > 0.8 100.0% of latents (12 of 12",

@@ -7,7 +7,10 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from glossator.coders import load_coder
 from glossator.pipeline.data import subject_and_coder
 from glossator.pipeline.latents import SCRAMBLED_SHARE
 from glossator.progress import SILENT
@@ -127,6 +130,33 @@ def test_the_command_tells_what_the_run_told(world, folder, tmp_path):
     done = command("types", folder / "index", *options, "--json")
     assert done.err == ""
     assert {row["type"]: row["latents"] for row in json.loads(done.out)} == counts
+
+
+def test_a_run_says_which_decoder_of_a_cross_layer_coder_it_took(world, tmp_path):
+    coder = load_coder(world.coder)
+    folder = tmp_path / "clt"
+    folder.mkdir()
+    # What it says is written in two parts; neither says it alone.
+    first = torch.randn(coder.decoder.shape, generator=torch.Generator().manual_seed(5))
+    first[AT["copy"]] = first[AT["original"]]
+    layers = torch.stack([first, coder.decoder - first], dim=1)
+    encoder = {"W_enc_0": coder.encoder_weight, "b_enc_0": coder.encoder_bias}
+    save_file(encoder | {"b_dec_0": coder.decoder_bias}, folder / "W_enc_0.safetensors")
+    save_file({"W_dec_0": layers.contiguous()}, folder / "W_dec_0.safetensors")
+    hooks = "feature_input_hook: hook_resid_post\nfeature_output_hook: hook_mlp_out\n"
+    (folder / "config.yaml").write_text(hooks)
+    options = [folder if each == str(world.coder) else each for each in world.options]
+    done = command("harvest", *options, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    kinds = read_types(tmp_path / "run" / "types.parquet")[HOOKPOINT]
+    assert kinds["type"].tolist() == list(TYPES.values())
+    with Run.open(tmp_path / "run") as run:
+        assert run.neighbours.decoder == run.stages()["neighbours"]["decoder"]
+        assert run.neighbours.decoder == "blocks.0.hook_mlp_out"
+        said = (
+            "neighbours and duplicates go by its decoder at `blocks.0.hook_mlp_out`, the first of"
+        )
+        assert any(said in note for note in run.notes())
 
 
 def test_options_of_an_index_are_refused_for_a_run(world, folder):

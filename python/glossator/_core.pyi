@@ -315,7 +315,7 @@ def latent_figures(index: Index, max_tokens: int, strongest: int) -> dict[str, N
     """
     The figures that tell the types of all latents, by name.
 
-    Over latents: `count`, `windows`, `position_information`; and for each of `own`, `before` and
+    Over latents: those of `Index.summary`, `position_information`; and for each of `own`, `before` and
     `pairs` (`own << 32 | before`) `_windows`, `_distinct`, `_commonest`, `_active` and
     `_occurrences`, with the few in `_keys` and `_counts` from `_starts` on. Of the text: `offsets`,
     `frequency`, `followed`.

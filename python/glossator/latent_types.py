@@ -125,8 +125,9 @@ def latent_types(
         raise InputError(
             f"`logits` is of {len(logits.top)} latents; the index has {index.n_latents}"
         )
-    kinds = triage(index, min_windows=min_windows, min_documents=min_documents, dense=dense)
     figures = _core.latent_figures(index._core, max_tokens, STRONGEST)
+    bounds = {"min_windows": min_windows, "min_documents": min_documents}
+    kinds = triage(index, **bounds, dense=dense, summary=figures)
     holds = {name: kinds["status"] == name for name in ("dead", "dense", "rare")}
     holds["positional"] = _positions(index, figures, kinds)
     holds |= _tokens(figures, kinds, max_tokens, min_peaks)

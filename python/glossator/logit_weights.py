@@ -77,13 +77,15 @@ class LogitWeights:
                 f"`decoder` is of {list(rows.shape)} and `unembedding` of {list(columns.shape)}; "
                 "they must be [L, d] and [V, d] of one width"
             )
-        rows, columns = rows.astype(np.float32), columns.astype(np.float32)
+        rows, columns = (part.astype(np.float32, copy=False) for part in (rows, columns))
         V = len(columns)
         centre = columns.mean(axis=0, dtype=np.float64)
         moments = np.zeros((columns.shape[1], columns.shape[1]))
         for begin in range(0, V, 8_192):
-            part = columns[begin : begin + 8_192] - centre
+            # Of centred numbers, so that float32 loses nothing in their sum of squares.
+            part = columns[begin : begin + 8_192] - centre.astype(np.float32)
             moments += part.T @ part
+        covariance = (moments / V).astype(np.float32)
         mean, variance = np.empty(len(rows)), np.empty(len(rows))
         largest = None if top is None else to_numpy("top", top).astype(np.float64)
         if largest is not None and (largest.ndim != 2 or len(largest) != len(rows)):
@@ -92,9 +94,9 @@ class LogitWeights:
         found = np.empty((len(rows), k)) if largest is None else largest
         for begin in range(0, len(rows), _ROWS):
             some = slice(begin, begin + _ROWS)
-            exact = rows[some].astype(np.float64)
-            mean[some] = exact @ centre
-            variance[some] = ((exact @ (moments / V)) * exact).sum(axis=1)
+            mean[some] = rows[some].astype(np.float64) @ centre
+            product = (rows[some] @ covariance) * rows[some]
+            variance[some] = product.sum(axis=1, dtype=np.float64)
             if largest is None:
                 weights = rows[some] @ columns.T
                 found[some] = -np.sort(np.partition(-weights, k - 1, axis=1)[:, :k], axis=1)

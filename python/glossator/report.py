@@ -53,6 +53,10 @@ def _results(run: Run, table: Table) -> None:
         f"{name} {count / latents.num_rows:.1%}" for name, count in types.items() if count
     ]:
         table.add_row("types", ", ".join(shares))
+    scramble = run.stages().get("scramble", {})
+    if scramble.get("tested"):
+        said = f"{scramble['over']['90%']:,} of {scramble['tested']:,} unigram latents are active"
+        table.add_row("free of context", f"{said} in over 90% of scrambles of their tokens")
     rules = rule_summary(run)
     table.add_row("explained by rules", f"{rules.explained:,} of {counts.get('live', 0):,} live")
     f1, above = rules.f1, rules.above

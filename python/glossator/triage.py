@@ -9,6 +9,7 @@ Nothing of the subject model is needed: an index counts every activation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,12 @@ STATUSES = ("live", "rare", "dense", "dead")
 
 
 def triage(
-    index: Index, *, min_windows: int = 50, min_documents: int = 20, dense: float = 0.10
+    index: Index,
+    *,
+    min_windows: int = 50,
+    min_documents: int = 20,
+    dense: float = 0.10,
+    summary: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Set apart what cannot be explained or scored.
 
@@ -39,6 +45,7 @@ def triage(
         min_documents: documents that each side needs the latent to be active in. With fewer than
             the default no lower bound is claimed.
         dense: share of tokens from which on a latent is dense.
+        summary: what `index.summary()` gives, where it is there already.
 
     Returns:
         Columns over latents [L]: `latent`, `count` (activations), `windows`, `windows_scoring`
@@ -52,7 +59,8 @@ def triage(
     for name, bound in bounds.items():
         if bound < 0:
             raise InputError(f"`{name}` is {bound}; it must not be negative")
-    summary = index.summary()
+    if summary is None:
+        summary = index.summary()
     tokens = max(index.n_tokens, 1)
     density = summary["count"] / tokens
     columns: dict[str, npt.NDArray[Any]] = {"latent": np.arange(index.n_latents)}

@@ -29,7 +29,8 @@ def join_stage(
 ) -> RunSet:
     """Join the run directories of all shards into one; they stay as they are.
 
-    The model is loaded once more, for the logit weights; nothing is encoded again.
+    The model is loaded once more, for the logit weights and the scramble test; no context is
+    encoded again.
 
     Args:
         shards: what `harvest_set(runs, shard=…)` filled, in any order.

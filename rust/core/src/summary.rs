@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::index::Index;
 use crate::list::Buffers;
 use crate::ranked::{Ranked, activation};
+use crate::segment::Segment;
 use crate::sides::{EXPLAIN, SCORE};
 
 /// What is counted of every latent; each a list over latents.
@@ -29,13 +30,22 @@ pub struct Summary {
     pub max_activation: Vec<f32>,
 }
 
+/// What is counted of one latent.
 #[derive(Default)]
-struct Counts {
-    count: u64,
+pub(crate) struct Counts {
+    pub(crate) count: u64,
     windows: [u64; 3],
     /// Of all windows, and of those of either side.
     documents: [u64; 3],
     max_activation: f32,
+}
+
+/// The same while its postings are read.
+#[derive(Default)]
+pub(crate) struct Tally {
+    windows: [u64; 3],
+    documents: [Vec<u64>; 3],
+    largest: f32,
 }
 
 impl Index {
@@ -50,23 +60,7 @@ impl Index {
             .collect();
         let mut summary = Summary::default();
         for row in rows {
-            let row = row?;
-            summary.count.push(row.count);
-            summary.windows.push(row.windows.iter().sum());
-            summary
-                .windows_explain
-                .push(row.windows[usize::from(EXPLAIN)]);
-            summary
-                .windows_scoring
-                .push(row.windows[usize::from(SCORE)]);
-            summary.documents.push(row.documents[2]);
-            summary
-                .documents_explain
-                .push(row.documents[usize::from(EXPLAIN)]);
-            summary
-                .documents_scoring
-                .push(row.documents[usize::from(SCORE)]);
-            summary.max_activation.push(row.max_activation);
+            summary.push(&row?);
         }
         self.intact()?;
         Ok(summary)
@@ -74,50 +68,85 @@ impl Index {
 
     fn count(&self, latent: u32, drawable: &[u8], buffers: &mut Buffers) -> Result<Counts> {
         let ranked = Ranked::open(self, latent)?;
-        let mut counts = Counts {
-            count: ranked.n_postings(),
-            ..Counts::default()
-        };
-        if ranked.n() == 0 {
-            return Ok(counts);
-        }
-        if !self.lossless() {
-            counts.max_activation = activation(ranked.code(0));
-        }
-        let mut documents: [Vec<u64>; 3] = Default::default();
+        let mut tally = Tally::default();
         ranked.each_postings(buffers, |segment, base, positions, values| {
-            if self.lossless() {
-                let largest = values.iter().copied().max().unwrap_or(0);
-                counts.max_activation = crate::code::value(largest).max(counts.max_activation);
-            }
-            let (starts, ids) = segment.document_runs()?;
-            let ends = starts.iter().skip(1).copied().chain([u32::MAX]);
-            let mut runs = ends.zip(ids.iter().copied());
-            let first = self.window_number(base);
-            let (mut end, mut side) = (0, 0);
-            let mut document = (0, 0);
-            for &position in positions {
-                if position >= end {
-                    let window = position / self.parameters().window;
-                    end = (window + 1).saturating_mul(self.parameters().window);
-                    side = usize::from(drawable[first + window as usize]);
-                    counts.windows[side] += 1;
-                }
-                while position >= document.0 {
-                    let Some(next) = runs.next() else {
-                        break;
-                    };
-                    document = next;
-                }
-                push_new(&mut documents[2], document.1);
-                if side < 2 {
-                    push_new(&mut documents[side], document.1);
-                }
-            }
-            Ok(())
+            tally.add(self, drawable, segment, base, positions, values)
         })?;
-        counts.documents = documents.map(distinct);
-        Ok(counts)
+        Ok(tally.counts(&ranked))
+    }
+}
+
+impl Summary {
+    /// Appends a latent.
+    pub(crate) fn push(&mut self, row: &Counts) {
+        let (explain, score) = (usize::from(EXPLAIN), usize::from(SCORE));
+        self.count.push(row.count);
+        self.windows.push(row.windows.iter().sum());
+        self.windows_explain.push(row.windows[explain]);
+        self.windows_scoring.push(row.windows[score]);
+        self.documents.push(row.documents[2]);
+        self.documents_explain.push(row.documents[explain]);
+        self.documents_scoring.push(row.documents[score]);
+        self.max_activation.push(row.max_activation);
+    }
+}
+
+impl Tally {
+    /// Counts a segment's postings, as `Ranked::each_postings` gives them; `drawable` is the index's.
+    pub(crate) fn add(
+        &mut self,
+        index: &Index,
+        drawable: &[u8],
+        segment: &Segment,
+        base: u64,
+        positions: &[u32],
+        values: &[u16],
+    ) -> Result<()> {
+        if index.lossless() {
+            let largest = values.iter().copied().max().unwrap_or(0);
+            self.largest = crate::code::value(largest).max(self.largest);
+        }
+        let length = index.parameters().window;
+        let (starts, ids) = segment.document_runs()?;
+        let ends = starts.iter().skip(1).copied().chain([u32::MAX]);
+        let mut runs = ends.zip(ids.iter().copied());
+        let first = index.window_number(base);
+        let (mut end, mut side) = (0, 0);
+        let mut document = (0, 0);
+        for &position in positions {
+            if position >= end {
+                let window = position / length;
+                end = (window + 1).saturating_mul(length);
+                side = usize::from(drawable[first + window as usize]);
+                self.windows[side] += 1;
+            }
+            while position >= document.0 {
+                let Some(next) = runs.next() else {
+                    break;
+                };
+                document = next;
+            }
+            push_new(&mut self.documents[2], document.1);
+            if side < 2 {
+                push_new(&mut self.documents[side], document.1);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was counted, of the latent whose windows are `ranked`.
+    pub(crate) fn counts(self, ranked: &Ranked<'_>) -> Counts {
+        let max_activation = if ranked.lossless() || ranked.n() == 0 {
+            self.largest
+        } else {
+            activation(ranked.code(0))
+        };
+        Counts {
+            count: ranked.n_postings(),
+            windows: self.windows,
+            documents: self.documents.map(distinct),
+            max_activation,
+        }
     }
 }
 

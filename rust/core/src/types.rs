@@ -1,7 +1,7 @@
 //! What can be said of a latent without reading its windows: figures that tell its type.
 //!
-//! Where in its contexts it is active, on how few tokens it peaks, after how few, and how often it
-//! is active where those stand. One pass over the lists; a second one over those few latents that
+//! How often and where in its contexts it is active, on how few tokens it peaks, after how few, and
+//! how often it is active where those stand. One pass over the lists; a second one over those few latents that
 //! peak on, or after, few tokens. Which figure makes which type is decided by whoever asks.
 
 mod peaks;
@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::index::Index;
 use crate::list::Buffers;
 use crate::ranked::Ranked;
+use crate::summary::{Counts, Summary, Tally};
 use peaks::{Counted, Few, Marks};
 use surroundings::{Surroundings, pair};
 
@@ -30,10 +31,8 @@ pub struct TypeOptions {
 /// Figures of every latent; each a list over latents.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// Postings.
-    pub count: Vec<u64>,
-    /// Windows in which it is active.
-    pub windows: Vec<u64>,
+    /// As `Index::summary`.
+    pub summary: Summary,
     /// Mutual information of being active and the offset in the context, in nats, over unmasked
     /// tokens.
     pub position_information: Vec<f64>,
@@ -75,8 +74,7 @@ pub struct Peaks {
 /// What is counted of one latent.
 #[derive(Default)]
 struct Row {
-    count: u64,
-    windows: u64,
+    counts: Counts,
     position_information: f64,
     /// Own, before, pairs.
     kinds: [Counted; 3],
@@ -101,6 +99,7 @@ struct Frame<'a> {
     index: &'a Index,
     options: TypeOptions,
     text: Surroundings<'a>,
+    drawable: &'a [u8],
 }
 
 impl Index {
@@ -110,6 +109,7 @@ impl Index {
             index: self,
             options,
             text: Surroundings::of(self)?,
+            drawable: self.drawable()?,
         };
         let rows: Vec<Result<Row>> = (0..self.n_latents())
             .into_par_iter()
@@ -123,8 +123,7 @@ impl Index {
         }
         for row in rows {
             let row = row?;
-            figures.count.push(row.count);
-            figures.windows.push(row.windows);
+            figures.summary.push(&row.counts);
             figures.position_information.push(row.position_information);
             let [own, before, pairs] = row.kinds;
             figures.own.push(own);
@@ -148,18 +147,14 @@ impl Index {
 impl Frame<'_> {
     fn row(&self, latent: u32, scratch: &mut Scratch) -> Result<Row> {
         let ranked = Ranked::open(self.index, latent)?;
-        let mut row = Row {
-            count: ranked.n_postings(),
-            windows: ranked.n(),
-            ..Row::default()
-        };
-        if row.count == 0 {
+        let mut row = Row::default();
+        if ranked.n() == 0 {
             return Ok(row);
         }
         let most = self.options.max_tokens;
         scratch.fit(&self.text, most);
-        self.read(&ranked, scratch)?;
-        row.position_information = self.text.information(&scratch.offsets, row.count);
+        row.counts = self.read(&ranked, scratch)?;
+        row.position_information = self.text.information(&scratch.offsets, row.counts.count);
         let mut kinds = [
             scratch.own.counted(most),
             scratch.before.counted(most),
@@ -179,8 +174,8 @@ impl Frame<'_> {
         Ok(row)
     }
 
-    /// Counts the offsets of all postings, and what is found at the peaks of the strongest windows.
-    fn read(&self, ranked: &Ranked<'_>, scratch: &mut Scratch) -> Result<()> {
+    /// Counts all postings and their offsets, and what is found at the peaks of the strongest windows.
+    fn read(&self, ranked: &Ranked<'_>, scratch: &mut Scratch) -> Result<Counts> {
         // Ranks go by code, and of equal codes by position: so do the windows as they are read here.
         let wanted = (u128::from(ranked.n()) * u128::from(self.options.strongest)).div_ceil(100);
         let wanted = wanted.min(u128::from(ranked.n())) as u64;
@@ -197,7 +192,9 @@ impl Frame<'_> {
             peaks,
             tokens,
         } = scratch;
-        ranked.each_postings(buffers, |segment, _, positions, values| {
+        let mut tally = Tally::default();
+        ranked.each_postings(buffers, |segment, base, positions, values| {
+            tally.add(self.index, self.drawable, segment, base, positions, values)?;
             for &position in positions {
                 offsets[self.text.offset(position)] += 1;
             }
@@ -227,7 +224,7 @@ impl Frame<'_> {
             Ok(())
         })?;
         buffers.shrink();
-        Ok(())
+        Ok(tally.counts(ranked))
     }
 
     /// Counts the postings where one of the few is found.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use glossator_core::{BOUNDARIES, Sources, Unit};
+use glossator_core::{BOUNDARIES, Sources, Summary, Unit};
 use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
     PyUntypedArrayMethods, ToPyArray,
@@ -272,22 +272,7 @@ impl Index {
     #[pyo3(signature = () -> "dict[str, NDArray[Any]]")]
     fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let summary = py.detach(|| self.0.summary()).map_err(CoreError::from)?;
-        let columns = PyDict::new(py);
-        columns.set_item("count", summary.count.into_pyarray(py))?;
-        columns.set_item("windows", summary.windows.into_pyarray(py))?;
-        columns.set_item("windows_explain", summary.windows_explain.into_pyarray(py))?;
-        columns.set_item("windows_scoring", summary.windows_scoring.into_pyarray(py))?;
-        columns.set_item("documents", summary.documents.into_pyarray(py))?;
-        columns.set_item(
-            "documents_explain",
-            summary.documents_explain.into_pyarray(py),
-        )?;
-        columns.set_item(
-            "documents_scoring",
-            summary.documents_scoring.into_pyarray(py),
-        )?;
-        columns.set_item("max_activation", summary.max_activation.into_pyarray(py))?;
-        Ok(columns)
+        summary_columns(py, summary)
     }
 
     /// The columns of the examples that a plan draws.
@@ -395,4 +380,22 @@ pub fn document_sides<'py>(
     let side = |&id: &u64| glossator_core::document_side(id, split_seed);
     let sides: Vec<u8> = py.detach(|| ids.iter().map(side).collect());
     Ok(sides.into_pyarray(py))
+}
+
+/// A summary as columns, by name.
+pub(crate) fn summary_columns(py: Python<'_>, summary: Summary) -> PyResult<Bound<'_, PyDict>> {
+    let columns = PyDict::new(py);
+    for (name, column) in [
+        ("count", summary.count),
+        ("windows", summary.windows),
+        ("windows_explain", summary.windows_explain),
+        ("windows_scoring", summary.windows_scoring),
+        ("documents", summary.documents),
+        ("documents_explain", summary.documents_explain),
+        ("documents_scoring", summary.documents_scoring),
+    ] {
+        columns.set_item(name, column.into_pyarray(py))?;
+    }
+    columns.set_item("max_activation", summary.max_activation.into_pyarray(py))?;
+    Ok(columns)
 }

@@ -6,11 +6,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::CoreError;
-use crate::index::Index;
+use crate::index::{Index, summary_columns};
 
 /// The figures that tell the types of all latents, by name.
 ///
-/// Over latents: `count`, `windows`, `position_information`; and for each of `own`, `before` and
+/// Over latents: those of `Index.summary`, `position_information`; and for each of `own`, `before` and
 /// `pairs` (`own << 32 | before`) `_windows`, `_distinct`, `_commonest`, `_active` and
 /// `_occurrences`, with the few in `_keys` and `_counts` from `_starts` on. Of the text: `offsets`,
 /// `frequency`, `followed`.
@@ -31,9 +31,7 @@ pub fn latent_figures(
     let figures = py
         .detach(|| core.figures(options))
         .map_err(CoreError::from)?;
-    let columns = PyDict::new(py);
-    columns.set_item("count", figures.count.into_pyarray(py))?;
-    columns.set_item("windows", figures.windows.into_pyarray(py))?;
+    let columns = summary_columns(py, figures.summary)?;
     columns.set_item(
         "position_information",
         figures.position_information.into_pyarray(py),

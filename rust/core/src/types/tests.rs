@@ -110,6 +110,7 @@ proptest! {
         let (_folder, index) = corpus.index();
         let options = TypeOptions { max_tokens, strongest: strongest_of };
         let figures = index.figures(options).unwrap();
+        prop_assert_eq!(&figures.summary, &index.summary().unwrap());
         let n = corpus.tokens.len();
         let own: Things = (0..n).map(|p| (p, u64::from(corpus.tokens[p]))).collect();
         let before: Things = (0..n).filter(|p| p % corpus.length() > 0)
@@ -125,8 +126,7 @@ proptest! {
             let at = latent as usize;
             let active: Vec<usize> = corpus.postings(latent).iter()
                 .map(|(p, _)| (p - corpus.base()) as usize).collect();
-            prop_assert_eq!(figures.count[at], active.len() as u64);
-            prop_assert_eq!(figures.windows[at], corpus.ranked(latent).len() as u64);
+            prop_assert_eq!(figures.summary.count[at], active.len() as u64);
             let expected = information(&corpus, &active);
             prop_assert!((figures.position_information[at] - expected).abs() < 1e-12);
             let peaks = strongest(&corpus, latent, strongest_of as usize);
