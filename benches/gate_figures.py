@@ -1,7 +1,7 @@
 """What the gate says of right coders and of every convention read wrongly, on real hidden states.
 
     python -m benches.gate_figures                       # SmolLM2-135M, about 15 minutes on 2 cores
-    python -m benches.gate_figures --only "top-k" --data /tmp/gate-figures
+    python -m benches.gate_figures --parts norms mlps --data /tmp/gate-figures
 
 Coders are trained on 30,000 tokens of the standard library's docstrings and measured on others:
 top-k of 0 to 800 steps, and made of the one of 150 steps the field's other kinds (its threshold, a
@@ -262,6 +262,9 @@ def mlps(made):
     )
 
 
+PARTS = {"top_k": top_k, "thresholds": thresholds, "norms": norms, "mlps": mlps}
+
+
 def misread(kind, coder, x, target=None):
     """A coder with one convention read wrongly."""
 
@@ -304,20 +307,18 @@ def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="/tmp/glossator-gate-figures")
-    parser.add_argument("--only", default="", help="kinds that begin so")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     made = Material(options.data)
     print("| coder | read | unexplained | with the best other | L0 | verdict | |")
     print("|---|---|---|---|---|---|---|")
     counts = {"right": [], "wrong": []}
-    for part in (top_k, thresholds, norms, mlps):
-        for case in part(made):
-            if not case.kind.startswith(options.only):
-                continue
+    for part in options.parts:
+        for case in PARTS[part](made):
             report = check_coder(case.coder, case.x, case.target, others=case.others)
             if not case.wrong:
-                for part in range(SPANS):
-                    verdict = _on_span(case, part).verdict
+                for number in range(SPANS):
+                    verdict = _on_span(case, number).verdict
                     counts["right"].append((verdict != "misread", verdict))
             best = min(
                 (t.figures.unexplained for t in report.trials if t.figures.unexplained is not None),

@@ -1,12 +1,13 @@
-"""The README's table of numbers, from the files in `benches/results`.
+"""The tables of numbers of the README and of docs/export.md, from the files in `benches/results`.
 
     python benches/table.py                # print it
-    python benches/table.py --write        # put it into README.md
+    python benches/table.py --write        # put them where they belong
     python benches/table.py --record run   # note what a finished run of the demo took and found
 
 `make bench` writes `results/cpu.csv`, `benches/index_figures.py` `results/index.csv`,
-`benches/neighbours_figures.py` `results/neighbours.csv`, and `--record` writes `results/demo.csv`
-from the run's own database, so that no figure is typed by hand.
+`benches/neighbours_figures.py` `results/neighbours.csv`, `benches/export_figures.py`
+`results/exports.csv`, and `--record` writes `results/demo.csv` from the run's own database, so that
+no figure is typed by hand.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
+EXPORTS = HERE.parent / "docs" / "export.md"
 OPEN, CLOSE = "<!-- numbers -->", "<!-- /numbers -->"
 COLUMNS = ("op", "shape", "metric", "value", "date", "machine", "versions")
 INDEX_OPS = (
@@ -117,6 +119,33 @@ def table():
     return "\n".join(lines)
 
 
+def exports():
+    """What each export costs, as Markdown without a final newline; of the most tokens measured."""
+    groups = defaultdict(dict)
+    for row in rows_of("exports.csv"):
+        groups[row["shape"]].setdefault(row["op"], {})[row["metric"]] = row
+    if not groups:
+        return "No figures are recorded yet: `python -m benches.export_figures` makes them."
+    shape = max(groups, key=lambda shape: int(shape.split()[0].removeprefix("T=")))
+    T, L, _, judged = (part.partition("=")[2] for part in shape.split())
+    lines = ["| | time | memory | written | files |", "|---|---|---|---|---|"]
+    for op, figures in groups[shape].items():
+        shown = [
+            figure(figures[metric]) if metric in figures else ""
+            for metric in ("time", "memory", "size")
+        ]
+        files = f"{float(figures['files']['p50']):,.0f}" if "files" in figures else ""
+        lines.append(f"| `{op}` | {' | '.join(shown)} | {files} |")
+    one = next(iter(groups[shape].values()))["time"]
+    lines += [
+        "",
+        f"{int(L):,} latents over {int(T):,} tokens, a rule for each, {int(judged):,} of them",
+        "judged by detection and fuzzing; memory is beyond the imported package and the index's",
+        f"mapped files. {one['machine']}; {one['versions']}; {one['date']}.",
+    ]
+    return "\n".join(lines)
+
+
 def machine():
     """The processor and how many of its cores there are."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -168,18 +197,19 @@ def record(path):
 
 
 def write():
-    """Put the table into the README."""
-    text = README.read_text(encoding="utf-8")
-    before, _, rest = text.partition(f"{OPEN}\n")
-    _, closing, after = rest.partition(CLOSE)
-    if not closing:
-        sys.exit(f"README.md: no `{OPEN}` … `{CLOSE}`")
-    README.write_text(f"{before}{OPEN}\n{table()}\n{CLOSE}{after}", encoding="utf-8")
+    """Put the tables into the README and into docs/export.md."""
+    for path, numbers in ((README, table()), (EXPORTS, exports())):
+        text = path.read_text(encoding="utf-8")
+        before, _, rest = text.partition(f"{OPEN}\n")
+        _, closing, after = rest.partition(CLOSE)
+        if not closing:
+            sys.exit(f"{path.name}: no `{OPEN}` … `{CLOSE}`")
+        path.write_text(f"{before}{OPEN}\n{numbers}\n{CLOSE}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables where they belong")
     parser.add_argument("--record", metavar="RUN", help="note the figures of a finished run")
     asked = parser.parse_args()
     if asked.record:

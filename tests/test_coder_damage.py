@@ -133,18 +133,15 @@ def test_a_matrix_on_another_scale_is_refused_by_the_gate(copy):
     decoders = [(path, key) for path, key in matrices if "dec" in key.lower() or "W_D" in key]
     encoders = [each for each in matrices if each not in decoders and "sk" not in each[1].lower()]
     assert (len(encoders), len(decoders)) == (1, 1)
-    for (path, key), factor in ((encoders[0], 4.0), (decoders[0], 0.25)):
+    # Of what a cross-layer coder writes the share is not known that is its own: too much shows.
+    smaller = 4.0 if copy.whole.decoders else 0.25
+    for (path, key), factor in ((encoders[0], 4.0), (decoders[0], smaller)):
         held = {**copy.files[path], key: copy.files[path][key] * factor}
         if copy.name == "openai_tied":
             with pytest.raises(InputError, match="which it repeats in a tied coder"):
                 copy.damaged(path, held)
-            continue
-        coder = copy.damaged(path, held)
-        if copy.whole.decoders and key == decoders[0][1]:
-            # Of what a cross-layer coder writes the share is not known that is its own.
-            assert copy.gate(coder).verdict == "passes"
         else:
-            _assert_refused(copy, coder, f"{key} times {factor}")
+            _assert_refused(copy, copy.damaged(path, held), f"{key} times {factor}")
 
 
 def _assert_refused(copy, coder, what):

@@ -103,6 +103,80 @@ def test_text_jsonl_parquet_folders_and_several_paths_are_read_in_order(tmp_path
     assert _texts(itertools.islice(mixed, 2)) == ["a\n", topic]
 
 
+def _compressed(path, data):
+    """Write a file as its last suffix says."""
+    if path.suffix not in (".gz", ".zst"):
+        path.write_bytes(data)
+        return path
+    with pa.CompressedOutputStream(str(path), {".gz": "gzip", ".zst": "zstd"}[path.suffix]) as file:
+        file.write(data)
+    return path
+
+
+@pytest.mark.parametrize("end", ["gz", "zst"])
+def test_compressed_files_are_read_as_what_is_in_them(tmp_path, end):
+    rows = "\n".join(json.dumps({"text": prose(number, 300)}) for number in range(200)).encode()
+    text = b"\xef\xbb\xbf" + "é\ufffd".encode() + b"\xff" + prose(0, 20_000).encode()
+    for folder, more in (("plain", ""), ("packed", f".{end}")):
+        (tmp_path / folder).mkdir()
+        _compressed(tmp_path / folder / f"a.jsonl{more}", rows)
+        _compressed(tmp_path / folder / f"b.txt{more}", text)
+    _compressed(tmp_path / "packed" / "left_out.csv.gz", b"no")
+    _compressed(tmp_path / "packed" / "left_out.parquet.gz", b"no")
+    plain, packed = open_corpus(tmp_path / "plain"), open_corpus(tmp_path / "packed")
+    assert [(d.id, d.text) for d in packed] == [(d.id, d.text) for d in plain]
+    assert len(_texts(packed)) == 201
+    assert packed.notes == plain.notes
+    assert packed.notes[0].startswith("1 invalid UTF-8")
+
+
+def test_parts_of_a_compressed_file_end_to_end_are_one_file(tmp_path):
+    for end in ("gz", "zst"):
+        path = tmp_path / f"a.jsonl.{end}"
+        halves = [json.dumps({"text": text}).encode() + b"\n" for text in ("one", "two")]
+        whole = b"".join(_compressed(path, half).read_bytes() for half in halves)
+        path.write_bytes(whole)
+        assert _texts(open_corpus(path)) == ["one", "two"]
+
+
+def _damaged(end, way):
+    def spoil(folder):
+        rows = "\n".join(json.dumps({"text": prose(n, 300)}) for n in range(99)).encode()
+        whole = _compressed(folder / f"whole.{end}", rows).read_bytes()
+        half = len(whole) // 2
+        return {
+            "cut short": whole[:half],
+            "another format": rows,
+            "changed inside": whole[:half]
+            + bytes(b ^ 0x55 for b in whole[half : half + 9])
+            + whole[half + 9 :],
+            "more behind it": whole + b"no more of the same",
+        }[way]
+
+    return spoil
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.txt.gz"])
+@pytest.mark.parametrize("way", ["cut short", "another format", "changed inside", "more behind it"])
+def test_a_damaged_compressed_file_is_refused_in_one_line(tmp_path, name, way):
+    path = tmp_path / name
+    path.write_bytes(_damaged(name.rpartition(".")[2], way)(tmp_path))
+    with pytest.raises(InputError) as caught:
+        list(open_corpus(path))
+    said = str(caught.value)
+    assert str(path) in said
+    assert "\n" not in said
+    if way == "cut short":
+        assert "Truncated" in said
+
+
+def test_a_line_without_end_is_refused_before_memory_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr("glossator.corpus.compressed._LONGEST_LINE", 1_000)
+    path = _compressed(tmp_path / "a.jsonl.gz", b'{"text": "x"}\n' + b"0" * 5_000_000)
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz:2`: a line of more than 1,000 bytes"):
+        list(open_corpus(path))
+
+
 def test_a_hugging_face_dataset_is_streamed(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for split in ("train", "test"):

@@ -175,6 +175,59 @@ def test_special_tokens_among_the_text_are_read_and_do_not_count():
     assert (batch.mask == ((batch.tokens != 1) & (np.arange(16) > 0))).all()
 
 
+@given(
+    st.sampled_from(["line", "separated", "starts", "owned", "rows"]),
+    st.integers(0, 99),
+    st.sampled_from([2**18, 5]),
+    st.integers(2, 9),
+    st.sampled_from([6, 20]),  # documents: above and below the fewest that are kept whole
+)
+def test_masked_tokens_are_read_and_do_not_count_and_padding_is_not_there(
+    form, seed, at_once, length, width
+):
+    random = np.random.default_rng(seed)
+    tokens = 100 + random.permutation(240).reshape(-1, width)  # each once, so it names itself
+    counted, there = random.random(tokens.shape) < 0.7, random.random(tokens.shape) < 0.8
+    arrays = {"tokens": tokens, "mask": counted, "attention_mask": there.astype(np.uint8)}
+    if form != "rows":
+        arrays = {name: array.reshape(-1) for name, array in arrays.items()}
+    if form == "starts":
+        arrays["document_starts"] = np.arange(0, 240, width)
+    if form == "owned":
+        arrays["document_ids"] = np.arange(240) // width
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("glossator.corpus.tokens._AT_ONCE", at_once)
+        corpus = open_tokens(arrays, separator=150 if form == "separated" else None)
+        read = [t for part in corpus.parts() for t in part.tokens.tolist()]
+        assert read == tokens[there].tolist()
+        said = dict(zip(tokens.reshape(-1).tolist(), counted.reshape(-1).tolist(), strict=True))
+        if form == "separated":
+            said[150] = False
+        seen = []
+        for batch in pack(corpus, context_length=length).batches():
+            inside = batch.document_ids != NO_DOCUMENT
+            assert not batch.mask[~inside].any()
+            assert not batch.mask[:, 0].any()
+            seen += batch.tokens[inside].tolist()
+            for token, counts in zip(
+                batch.tokens[:, 1:][inside[:, 1:]].tolist(),
+                batch.mask[:, 1:][inside[:, 1:]].tolist(),
+                strict=True,
+            ):
+                assert counts == said[token]
+        assert sorted(seen) == sorted(read)
+
+
+def test_masks_of_files_are_read(tmp_path):
+    tokens = np.arange(60).reshape(20, 3)
+    np.savez(tmp_path / "a.npz", tokens=tokens, mask=tokens % 2 == 0)
+    parts = list(open_tokens(tmp_path / "a.npz").parts())
+    assert [part.counts().tolist() for part in parts[:2]] == [
+        [True, False, True],
+        [False, True, False],
+    ]
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
@@ -190,6 +243,13 @@ def test_special_tokens_among_the_text_are_read_and_do_not_count():
         ({"tokens": np.ones(4, int), "document_starts": np.array([1, 2])}, "ascend from 0"),
         ({"tokens": np.ones(4, int), "document_starts": np.array([0, 2, 2])}, "ascend from 0"),
         ({"tokens": np.ones(4, int), "document_starts": np.array([0, 4])}, "behind the last of 4"),
+        (
+            {"tokens": np.ones(4, int), "document_starts": [0], "document_ids": np.ones(4, int)},
+            "at most `document_ids` or `document_starts`",
+        ),
+        ({"tokens": np.ones(4, int), "mask": np.ones(3, bool)}, r"`mask` has shape \(3,\); it"),
+        ({"tokens": np.ones(4, int), "mask": np.ones(4)}, "`mask` holds more than true and"),
+        ({"tokens": np.ones(4, int), "attention_mask": np.full(4, 2)}, "`attention_mask` holds"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_no_tokens_are_refused_by_field(arrays, said):

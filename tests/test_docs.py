@@ -343,14 +343,22 @@ def test_every_relative_link_leads_somewhere(page):
             assert anchor in anchors(there), f"{name_of(page)}: no heading for {target}"
 
 
-def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
-    printed = subprocess.run(
-        [sys.executable, ROOT / "benches" / "table.py"], capture_output=True, text=True, check=True
-    ).stdout
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.search(r"<!-- numbers -->\n(.*?)<!-- /numbers -->", readme, re.DOTALL)
-    assert shown, "README.md has no <!-- numbers --> … <!-- /numbers -->"
-    assert shown[1].strip() == printed.strip(), "python benches/table.py --write"
+def table_module():
+    spec = importlib.util.spec_from_file_location("table", ROOT / "benches" / "table.py")
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("README.md", "table"), ("docs/export.md", "exports")], ids=str
+)
+def test_the_figures_of_a_page_are_those_of_the_benchmarks(page, name):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = re.search(r"<!-- numbers -->\n(.*?)<!-- /numbers -->", text, re.DOTALL)
+    assert shown, f"{page} has no <!-- numbers --> … <!-- /numbers -->"
+    expected = getattr(table_module(), name)()
+    assert shown[1].strip() == expected, "python benches/table.py --write"
 
 
 def test_the_matcher_takes_dots_for_anything_and_nothing_else():
@@ -361,9 +369,7 @@ def test_the_matcher_takes_dots_for_anything_and_nothing_else():
 
 
 def test_the_table_sets_each_operation_beside_its_fastest_peer(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("table", ROOT / "benches" / "table.py")
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
+    table = table_module()
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     assert table.table() == table.NOTHING
     row = "encode,{},T=1,rate,tokens/s,1,{},3,{},,abc,2026-01-01,a machine,numpy=2\n"

@@ -63,6 +63,7 @@ def test_what_is_exported_comes_back_with_the_same_figures(
     run, folder, tmp_path, monkeypatch, at_once
 ):
     monkeypatch.setattr("glossator.imports.delphi._AT_ONCE", at_once)
+    monkeypatch.setattr("glossator.imports.shards._POSTINGS", 50 * at_once)
     out = import_delphi(folder, tmp_path / "back", hookpoint=HOOKPOINT, n_latents=8)
     index = Index.open(out / "index")
     for latent in range(LATENTS):

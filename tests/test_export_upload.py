@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from exported_world import ExportedRun
 from glossator.errors import InputError
 from glossator.export import Chosen, NeuronpediaSource
-from glossator.export.upload import KEY_VARIABLE, dry_run, payloads, upload
+from glossator.export.upload import KEY_VARIABLE, dry_run, payloads, upload, without_refused
 
 SOURCE = NeuronpediaSource(model="gpt2-small", layer=5, source_set="res-mine")
 KEY = "sk-secret"
@@ -190,6 +190,24 @@ def test_a_process_killed_between_sending_and_noting_sends_nothing_twice(run, tm
 
 
 @pytest.mark.usefixtures("key")
+def test_a_latent_that_is_another_now_is_refused_and_other_servers_are_their_own(run, tmp_path):
+    journal = tmp_path / "sent.jsonl"
+
+    def changed(server):
+        bodies = list(payloads(run, SOURCE))
+        bodies[0]["features"][1]["explanations"][0]["text"] = "another"
+        return upload(bodies, journal=journal, server=server.url, wait=0.001)
+
+    with Neuronpedia() as server:
+        send(run, server, journal)
+        with pytest.raises(InputError, match=r"5-res-mine/3: was sent before with other.*--suffix"):
+            changed(server)
+        assert server.rows == ALL
+    with Neuronpedia() as other:  # what one server has, another lacks
+        assert changed(other).sent == 3
+
+
+@pytest.mark.usefixtures("key")
 def test_what_the_server_refuses_is_one_line_and_the_next_call_goes_on(run, tmp_path):
     with Neuronpedia([None, 500]) as server:
         with pytest.raises(InputError, match=r"no success after 1 attempts.*500 busy"):
@@ -225,5 +243,13 @@ def test_a_dry_run_names_what_would_be_refused(run):
         "latent 3: has no example",
         "latent 3: its explanation has 600 characters; at most 512 are taken",
     ]
+    feature["activations"] = [{"tokens": ["a"], "values": [1.0]}]
+    (kept,) = without_refused([body])
+    assert dry_run([kept]) == []
+    assert kept["features"] == [{**feature, "explanations": []}]
+    feature["activations"] = [{"tokens": ["a"] * 1025, "values": [1.0] * 1025}]
+    assert list(without_refused([body])) == []
+    whole = list(payloads(run, SOURCE, size=2))
+    assert list(without_refused(whole)) == whole
     with pytest.raises(InputError, match="size: is 129"):
         next(payloads(run, SOURCE, size=129))

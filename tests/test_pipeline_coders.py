@@ -261,3 +261,19 @@ def test_a_coder_that_reads_elsewhere_than_asked_is_refused(world, states, tmp_p
     done = harvested(world, coder, tmp_path / "run", hookpoint=other)
     assert done.code == 2
     assert f"its input is not as it was trained; harvest at `{HOOKPOINT}`" in done.error
+
+
+def test_a_coder_is_not_refused_on_a_corpus_that_repeats_two_words(world, states, tmp_path):
+    coder = words_coder(tmp_path / "coder", states, normalize_activations="layer_norm")
+    lines = [json.dumps({"text": "word3 hit4 " * 60}) for _ in range(60)]
+    corpus = tmp_path / "two.jsonl"
+    corpus.write_text("\n".join(lines))
+    data = ["--subject", world.subject, "--dtype", "float32", "--corpus", corpus]
+    out = tmp_path / "run"
+    named = ["--hookpoint", HOOKPOINT, "--coder", coder, "--out", out]
+    done = command("harvest", *data, *named)
+    assert done.code == 0, done.err
+    facts = gate_of(out)
+    assert (facts["verdict"], facts["trials"]) == ("warns", [])
+    assert facts["distinct"] < 24
+    assert "the text is too uniform to tell" in inspected(out)

@@ -52,6 +52,28 @@ def test_every_column_of_every_table_comes_back_as_it_went_in(tmp_path_factory, 
     assert table.to_pylist() == [row]
 
 
+def test_batches_are_the_table_in_steps_and_tell_what_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_ROWS", 4)
+    said = [Explanation.of("layer.0", n, "rules", f"text {n}") for n in range(10)]
+    with Store.open(tmp_path) as store:
+        store.add("explanations", said)
+        batches = list(store.batches("explanations"))
+        assert [batch.num_rows for batch in batches] == [4, 4, 2]
+        assert pa.Table.from_batches(batches).equals(store.table("explanations"))
+        columns = ("text", "latent")
+        (some,) = store.batches("explanations", "latent > ?", (7,), columns=columns)
+        assert some.schema.names == ["text", "latent"]
+        assert sorted(some["latent"].to_pylist()) == [8, 9]
+        # Two readings at once do not disturb one another.
+        first, second = store.batches("explanations"), store.batches("explanations")
+        next(first)
+        assert [batch.num_rows for batch in second] == [4, 4, 2]
+        assert [batch.num_rows for batch in first] == [4, 2]
+        assert (store.count("explanations"), store.count("scores")) == (10, 0)
+        with pytest.raises(InputError, match="table `x`: unknown"):
+            store.batches("x")
+
+
 def test_the_same_key_replaces_its_row(tmp_path):
     with Store.open(tmp_path) as store:
         store.add("explanations", [EXPLANATION])

@@ -7,7 +7,7 @@ glossator import delphi results/mine out --hookpoint layers.5
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from glossator.cli_settings import takes
 from glossator.errors import InputError
 from glossator.export import circuit_tracer, dataset, delphi, neuronpedia, notes, upload
 from glossator.export.chosen import Chosen
-from glossator.progress import reporter
+from glossator.progress import SILENT, Progress, reporter
 from glossator.runs import Run
 
 __all__ = ["add_exports", "import_app"]
@@ -97,6 +97,12 @@ def neuronpedia_command(
     send: Annotated[
         bool, typer.Option("--upload", help="Send to the server, with NEURONPEDIA_API_KEY.")
     ] = False,
+    skip_refused: Annotated[
+        bool,
+        typer.Option(
+            "--skip-refused", help="Leave out texts that are too long, latents without an example."
+        ),
+    ] = False,
     server: Annotated[str, typer.Option(help="Its address.")] = upload.SERVER,
     known_method: Annotated[
         list[str] | None, typer.Option(help="An explanation type that the server knows, too.")
@@ -129,8 +135,21 @@ def neuronpedia_command(
         return
     with Run.open(run_dir) as run:
         chosen, length = _chosen(run, options), options.get("length")
+
+        def bodies(progress: Progress = SILENT) -> Iterator[dict[str, Any]]:
+            all_ = upload.payloads(run, source, chosen=chosen, length=length, progress=progress)
+            return upload.without_refused(all_) if skip_refused else all_
+
+        n = 0
+
+        def counted() -> Iterator[dict[str, Any]]:
+            nonlocal n
+            for body in bodies(reporter()):
+                n += len(body["features"])
+                yield body
+
         refusals = upload.dry_run(
-            upload.payloads(run, source, chosen=chosen, length=length, progress=reporter()),
+            counted(),
             methods=(*upload.METHODS, *(known_method or ())),
             models=(*upload.MODELS, *(known_model or ())),
         )
@@ -139,10 +158,10 @@ def neuronpedia_command(
         if refusals:
             raise InputError(f"{len(refusals)} faults would be refused; nothing was sent")
         if dry_run:
-            print(f"{len(chosen.latents):,} latents would be sent to {server}")
+            print(f"{n:,} latents would be sent to {server}")
             return
         done = upload.upload(
-            upload.payloads(run, source, chosen=chosen, length=length),
+            bodies(),
             journal=run.path / "neuronpedia.jsonl",
             server=server,
             progress=reporter(),
@@ -162,8 +181,10 @@ def circuit_tracer_command(
     options: dict[str, Any],
 ) -> None:
     """Write feature files for circuit-tracer and the attribution-graph viewer."""
-    export = circuit_tracer.add_layer if add else circuit_tracer.export_circuit_tracer
-    _write(run_dir, options, partial(export, out=out, layer=layer))
+    export: Callable[..., Path] = partial(circuit_tracer.export_circuit_tracer, out=out)
+    if add:
+        export = partial(circuit_tracer.add_layer, out)
+    _write(run_dir, options, partial(export, layer=layer))
 
 
 @takes(WHICH)

@@ -50,6 +50,8 @@ _FAR_L0 = 8.0
 """Factor beyond which it is another tensor's, whether or not a convention explains it."""
 _NEAR_EXPLAINED = 0.1
 """Difference within which variance explained agrees with the declared one."""
+_OVERFULL = 4.0
+"""Times the variance to be described that no part of a cross-layer coder writes on its own."""
 _ABSURD_DENSITY = 0.25
 """Share of latents active on a token that no sparse coder has by a threshold."""
 _FEWEST_STATES = 24
@@ -181,7 +183,7 @@ def check_coder(
                 )
             )
     verdict, culprit, line = _judged(coder, seen, compared, claims, trials)
-    if verdict == "misread" and distinct < _FEWEST_STATES:
+    if verdict != "passes" and distinct < _FEWEST_STATES:
         told = _told(seen, claims)
         verdict, culprit = "warns", None
         line = (
@@ -240,7 +242,7 @@ class _Claims:
     def met_by(self, seen: Figures) -> bool:
         """Whether nothing is left to explain."""
         if seen.unexplained is None:
-            return self.off(seen.l0) <= _NEAR_L0
+            return self.off(seen.l0) <= _NEAR_L0 and (seen.written or 0.0) <= _OVERFULL
         claimed = 1.0 - self.explained if self.explained is not None and self.l0 else 0.0
         return seen.unexplained <= claimed + _VISIBLE and self.off(seen.l0) <= _NEAR_L0
 
@@ -328,6 +330,8 @@ def _absurd(coder: SparseCoder, seen: Figures) -> str | None:
         return "no latent is active"
     if seen.unexplained is not None and seen.unexplained >= _ABSURD:
         return "the mean alone explains as much"
+    if seen.unexplained is None and seen.written is not None and seen.written > _OVERFULL:
+        return f"it writes {seen.written:.3g} times the variance that there is"
     if coder.k is None and seen.density > _ABSURD_DENSITY:
         return f"{seen.density:.0%} of latents are active on a token"
     return None

@@ -40,6 +40,8 @@ class Figures(Record):
     unexplained: float | None
     """Σ‖y − ŷ‖² / Σ‖y − mean(y)‖²; None where it says nothing: for states that are all the same,
     and for a coder that shares the description of a layer with other layers' coders."""
+    written: float | None
+    """Σ‖ŷ − mean(ŷ)‖² / Σ‖y − mean(y)‖²; None for states that are all the same."""
     l0: float
     """Mean number of active latents."""
     density: float
@@ -61,6 +63,7 @@ def measured(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Figur
     error = variance = 0.0
     active = torch.zeros(coder.n_latents, dtype=torch.int64, device=x.device)
     mean = target.float().mean(0)
+    total, squares, decoded = torch.zeros_like(mean, dtype=torch.float64), 0.0, 0
     room = max(_DECODED // coder.width_out, coder.n_latents)
     step = max(_CHUNK_ELEMENTS // coder.n_latents, 1)
     for some in (slice(begin, begin + step) for begin in range(0, len(x), step)):
@@ -76,9 +79,14 @@ def measured(coder: SparseCoder, x: torch.Tensor, target: torch.Tensor) -> Figur
         guess = coder.decode(latents, activations, x[some][:fit])
         error += float((wanted - guess).square().sum(dtype=torch.float64))
         variance += float((wanted - mean).square().sum(dtype=torch.float64))
+        total += guess.sum(0, dtype=torch.float64)
+        squares += float(guess.square().sum(dtype=torch.float64))
+        decoded += fit
+    own = squares - float(total.square().sum()) / max(decoded, 1)
     return Figures(
         rows=len(x),
         unexplained=None if _shares(coder) or not variance else error / variance,
+        written=own / variance if variance else None,
         l0=float(active.sum()) / len(x),
         density=float(active.sum()) / len(x) / coder.n_latents,
         dead=float((active == 0).float().mean()),

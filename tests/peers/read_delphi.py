@@ -4,10 +4,16 @@
 neighbours; `explanations`; `scores`: the confusion of each latent and scorer by `load_data`.
 """
 
+# ruff: noqa: E402 - what it imports without need is stood in for first
 import asyncio
 import json
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
+
+# Its judges import vLLM where its readers are imported; nothing here asks one.
+for name in ("vllm", "vllm.distributed", "vllm.distributed.parallel_state", "vllm.inputs"):
+    sys.modules[name] = MagicMock()
 
 from delphi.config import ConstructorConfig, SamplerConfig
 from delphi.explainers.explainer import explanation_loader

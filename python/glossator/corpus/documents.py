@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from glossator.corpus import docstrings
+from glossator.corpus.compressed import kind, lines, opened
 from glossator.errors import InputError
 
 __all__ = ["NO_DOCUMENT", "PIECE_CHARACTERS", "Corpus", "Document", "open_corpus"]
@@ -146,7 +147,7 @@ def open_corpus(
             `hf:NAME[@CONFIG][:SPLIT]` (a Hugging Face dataset, streamed), or a path: `.jsonl` (a
             document a line), `.parquet` (a row), any other file as one document of text, a folder
             with all the files of these kinds below it, in order of their names; or several of
-            these, one after the other.
+            these, one after the other. Text and JSONL may be compressed: `.jsonl.gz`, `.txt.zst`.
         column: the field that holds the text, in JSONL, Parquet and datasets.
         subset: the configuration of a Hugging Face dataset that has several.
 
@@ -179,7 +180,7 @@ def _source(spec: str, column: str, subset: str | None) -> Callable[[_Tally], It
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
+        found = sorted(file for file in path.rglob("*") if _is_read(file))
         if not found:
             raise InputError(f"corpus `{path}`: the folder holds no file of {', '.join(_SUFFIXES)}")
         return found
@@ -190,9 +191,13 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
+def _is_read(file: Path) -> bool:
+    return file.suffix in _SUFFIXES or kind(file) in (*_TEXT_SUFFIXES, ".jsonl")
+
+
 def _file(path: Path, column: str, tally: _Tally) -> Iterator[Document]:
     try:
-        if path.suffix == ".jsonl":
+        if kind(path) == ".jsonl":
             yield from _named(_jsonl(path, column, tally), tally)
         elif path.suffix == ".parquet":
             yield from _named(_parquet(path, column), tally)
@@ -211,7 +216,7 @@ def _named(texts: Iterable[tuple[str, str]], tally: _Tally) -> Iterator[Document
 
 
 def _text(path: Path, tally: _Tally) -> Iterator[Document]:
-    with path.open("rb") as file:
+    with opened(path) as file:
         if b"\0" in file.read(_READ_BYTES):
             raise InputError(
                 f"corpus `{path}`: holds NUL bytes, so it is no text; give text, .jsonl or .parquet"
@@ -236,7 +241,7 @@ def _text(path: Path, tally: _Tally) -> Iterator[Document]:
 def _decoded(path: Path, tally: _Tally) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     tail = b""
-    with path.open("rb") as file:
+    with opened(path) as file:
         while block := file.read(_READ_BYTES):
             text = decoder.decode(block)
             tally.replaced += text.count("\ufffd") - (tail + block).count(b"\xef\xbf\xbd")
@@ -249,8 +254,8 @@ def _decoded(path: Path, tally: _Tally) -> Iterator[str]:
 
 
 def _jsonl(path: Path, column: str, tally: _Tally) -> Iterator[tuple[str, str]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with opened(path) as file:
+        for number, line in enumerate(lines(file, str(path)), start=1):
             if line.isspace():
                 continue
             text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace")

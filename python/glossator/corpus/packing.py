@@ -149,54 +149,64 @@ class Packing:
 
     def _whole_rows(self) -> Iterator[Contexts]:
         """Whole documents, end to end, one row of contexts for each side."""
-        yield from self._fill((part.document, part.tokens) for part in self._within_limit())
+        yield from self._fill(self._within_limit())
 
     def _cut_rows(self) -> Iterator[Contexts]:
         """Documents cut to contexts, each with an id of its own; the last ends share contexts."""
-        ends: list[tuple[int, npt.NDArray[np.uint32]]] = []
+        ends: list[Part] = []
         left = self._limit
         for _, parts in itertools.groupby(self._source.parts(), key=lambda part: part.document):
             if left == 0:
                 break
             for number, part in _numbered(parts, self._capacity):
-                taken = part.tokens[:left]
+                taken, counts = part.tokens[:left], part.counts()[:left]
                 left = None if left is None else left - len(taken)
                 identity = _pseudo_document(part.document, number)
                 if len(taken) == self._capacity:
-                    yield self._row(taken, np.full(len(taken), identity, np.uint64), len(taken))
+                    owners = np.full(len(taken), identity, np.uint64)
+                    yield self._row(taken, owners, counts, len(taken))
                 elif len(taken):
-                    ends.append((identity, taken))
+                    ends.append(Part(identity, taken, last=True, counted=counts))
                 if left == 0:
                     break
         yield from self._fill(iter(ends))
 
-    def _fill(self, texts: Iterator[tuple[int, npt.NDArray[np.uint32]]]) -> Iterator[Contexts]:
+    def _fill(self, parts: Iterator[Part]) -> Iterator[Contexts]:
         from glossator._core import document_sides
 
         tokens = np.zeros((2, self._capacity), np.uint32)
         documents = np.zeros((2, self._capacity), np.uint64)
+        counts = np.zeros((2, self._capacity), np.bool_)
         filled = [0, 0]
-        while some := list(itertools.islice(texts, 1_024)):
-            identities = np.array([document for document, _ in some], np.uint64)
+        while some := list(itertools.islice(parts, 1_024)):
+            identities = np.array([part.document for part in some], np.uint64)
             sides = document_sides(identities, self._split_seed).tolist()
-            for (document, ids), side in zip(some, sides, strict=True):
-                begin = 0
-                while begin < len(ids):
+            for part, side in zip(some, sides, strict=True):
+                begin, length = 0, len(part.tokens)
+                while begin < length:
                     at = filled[side]
-                    step = min(self._capacity - at, len(ids) - begin)
-                    tokens[side, at : at + step] = ids[begin : begin + step]
-                    documents[side, at : at + step] = document
+                    step = min(self._capacity - at, length - begin)
+                    taken = slice(begin, begin + step)
+                    tokens[side, at : at + step] = part.tokens[taken]
+                    documents[side, at : at + step] = part.document
+                    counts[side, at : at + step] = (
+                        True if part.counted is None else part.counted[taken]
+                    )
                     begin += step
                     filled[side] = at + step
                     if filled[side] == self._capacity:
-                        yield self._row(tokens[side], documents[side], self._capacity)
+                        yield self._row(tokens[side], documents[side], counts[side], self._capacity)
                         filled[side] = 0
         for side in (0, 1):
             if filled[side]:
-                yield self._row(tokens[side], documents[side], filled[side])
+                yield self._row(tokens[side], documents[side], counts[side], filled[side])
 
     def _row(
-        self, tokens: npt.NDArray[np.uint32], documents: npt.NDArray[np.uint64], length: int
+        self,
+        tokens: npt.NDArray[np.uint32],
+        documents: npt.NDArray[np.uint64],
+        counts: npt.NDArray[np.bool_],
+        length: int,
     ) -> Contexts:
         """A context of one row from its first `length` tokens; what is left over is padding."""
         begin = len(self.prefix)
@@ -213,7 +223,8 @@ class Packing:
         row.document_ids[0, :begin] = documents[0]
         row.document_ids[0, begin:end] = documents[:length]
         row.document_ids[0, end:after] = documents[length - 1]
-        row.mask[0, max(begin, 1) : end] = True
+        row.mask[0, begin:end] = counts[:length]
+        row.mask[0, 0] = False  # with no prefix before it, an attention sink
         if len(self._uncounted):
             row.mask[0] &= ~np.isin(row.tokens[0], self._uncounted)
         return row
@@ -323,17 +334,19 @@ def lone_contexts(
 
 def _numbered(parts: Iterator[Part], size: int) -> Iterator[tuple[int, Part]]:
     """A document's tokens in stretches of `size`, numbered; the last may be shorter."""
-    held = np.empty(0, np.uint32)
+    held, counts = np.empty(0, np.uint32), np.empty(0, np.bool_)
     number = 0
     for part in parts:
         held = np.concatenate((held, part.tokens))
+        counts = np.concatenate((counts, part.counts()))
         whole = len(held) // size * size
         for begin in range(0, whole, size):
-            yield number, Part(part.document, held[begin : begin + size], last=False)
+            some = slice(begin, begin + size)
+            yield number, Part(part.document, held[some], last=False, counted=counts[some])
             number += 1
-        held = held[whole:]
+        held, counts = held[whole:], counts[whole:]
         if part.last and len(held):
-            yield number, Part(part.document, held, last=True)
+            yield number, Part(part.document, held, last=True, counted=counts)
 
 
 def _pseudo_document(document: int, number: int) -> int:

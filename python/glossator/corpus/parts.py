@@ -25,11 +25,23 @@ _TOKENISED_AT_ONCE = 1 << 19
 
 @dataclass(frozen=True)
 class Part:
-    """Some tokens of a document, and whether they are its last."""
+    """Some tokens of a document.
+
+    Attributes:
+        document: its id.
+        tokens: uint32[N].
+        last: whether they are its last.
+        counted: bool[N], False where a token is read and does not count; None if all count.
+    """
 
     document: int
     tokens: npt.NDArray[np.uint32]
     last: bool
+    counted: npt.NDArray[np.bool_] | None = None
+
+    def counts(self) -> npt.NDArray[np.bool_]:
+        """Which tokens count, in an array at any rate."""
+        return np.ones(len(self.tokens), np.bool_) if self.counted is None else self.counted
 
 
 class TokenSource(Protocol):

@@ -31,7 +31,9 @@ __all__ = ["TokenCorpus", "open_tokens"]
 _AT_ONCE = 1 << 18
 """Tokens of a document in a part, and of a line of tokens that are read at once."""
 
-_Tokens = npt.NDArray[np.uint32]
+_Tokens = npt.NDArray[np.uint64]
+"""Token ids, with `_UNCOUNTED` added where a token is read and does not count."""
+_UNCOUNTED = np.uint64(1 << 32)
 _Any = npt.NDArray[Any]
 
 
@@ -62,7 +64,7 @@ class TokenCorpus:
         self.around: tuple[list[int], list[int]] = ([], [])
         self._duplicates, self._lengths = 0, set[int]()
         line = isinstance(source, Mapping) and source["tokens"].ndim == 1
-        ends = isinstance(source, Mapping) and len(source) > 1
+        ends = isinstance(source, Mapping) and not _ENDS.isdisjoint(source)
         self.bounded = not line or ends or separator is not None
 
     @property
@@ -93,34 +95,34 @@ class TokenCorpus:
         for given, tokens in self._documents():
             document = given
             if document is None:
-                digest = xxhash.xxh3_64_intdigest(np.ascontiguousarray(tokens, "<u4").data)
-                document = min(digest, NO_DOCUMENT - 1)
+                document = min(_hash(tokens), NO_DOCUMENT - 1)
                 if document in seen:
                     self._duplicates += 1
                     continue
                 seen.add(document)
             for begin in range(0, len(tokens), _AT_ONCE):
                 end = begin + _AT_ONCE
-                yield Part(document, tokens[begin:end], last=end >= len(tokens))
+                yield _part(document, tokens[begin:end], last=end >= len(tokens))
 
     def _line(self) -> Iterator[Part]:
         document = None
         blocks = _ahead(self._blocks())
         for tokens, last in blocks:
             if document is None:
-                document = xxhash.xxh3_64_intdigest(np.ascontiguousarray(tokens, "<u4").data) >> 1
-            yield Part(document, tokens, last)
+                document = _hash(tokens) >> 1
+            yield _part(document, tokens, last)
 
     def _documents(self) -> Iterator[tuple[int | None, _Tokens]]:
         """Id, where it is given, and tokens of each document that has any."""
         source = self._source
         if isinstance(source, Mapping) and "document_ids" in source:
-            yield from self._by_ids(source["tokens"], source["document_ids"])
+            yield from self._by_ids(source, source["document_ids"])
         elif isinstance(source, Mapping) and "document_starts" in source:
             starts = [*source["document_starts"].tolist(), len(source["tokens"])]
             for begin, end in itertools.pairwise(starts):
-                if end > begin:
-                    yield None, _checked(self.spec, source["tokens"][begin:end], begin)
+                document = self._read(source, slice(begin, end))
+                if len(document):
+                    yield None, document
         elif self._separator is not None:
             yield from self._separated()
         else:
@@ -130,17 +132,24 @@ class TokenCorpus:
                         self._lengths.add(len(row))
                     yield None, row
 
-    def _by_ids(self, tokens: _Any, ids: _Any) -> Iterator[tuple[int | None, _Tokens]]:
+    def _by_ids(
+        self, source: Mapping[str, _Any], ids: _Any
+    ) -> Iterator[tuple[int | None, _Tokens]]:
         """Runs of equal ids; what has none is padding."""
-        flat, owners = tokens.reshape(-1), ids
-        if ids.shape != tokens.shape:
-            owners = np.repeat(ids, tokens.shape[1])
+        flat = {name: source[name].reshape(-1) for name in ("tokens", *_MASKS) if name in source}
+        owners = ids
+        if ids.shape != source["tokens"].shape:
+            owners = np.repeat(ids, source["tokens"].shape[1])
         owners = owners.reshape(-1)
         held: list[_Tokens] = []
         owner: int | None = None
-        for begin in range(0, len(flat), _AT_ONCE):
-            some = owners[begin : begin + _AT_ONCE].astype(np.uint64)
-            read = _checked(self.spec, flat[begin : begin + _AT_ONCE], begin)
+        for begin in range(0, len(owners), _AT_ONCE):
+            here = slice(begin, begin + _AT_ONCE)
+            some, read = owners[here].astype(np.uint64), self._read(flat, here)
+            if "attention_mask" in flat:
+                some = some[flat["attention_mask"][here] != 0]
+            if not len(some):
+                continue
             cuts = [0, *(np.flatnonzero(np.diff(some)) + 1).tolist(), len(some)]
             for first, end in itertools.pairwise(cuts):
                 if int(some[first]) != owner:
@@ -155,7 +164,8 @@ class TokenCorpus:
         held: list[_Tokens] = []
         for tokens in self._blocks():
             begin = 0
-            for end in (np.flatnonzero(tokens == self._separator) + 1).tolist():
+            ends = (tokens & ~_UNCOUNTED) == self._separator
+            for end in (np.flatnonzero(ends) + 1).tolist():
                 held.append(tokens[begin:end])
                 yield None, np.concatenate(held)
                 held, begin = [], end
@@ -171,14 +181,22 @@ class TokenCorpus:
             tokens = source["tokens"]
             size = 1 if tokens.ndim == 2 else _AT_ONCE
             for begin in range(0, len(tokens), size):
-                some = tokens[begin] if tokens.ndim == 2 else tokens[begin : begin + size]
-                yield _checked(self.spec, some, begin)
+                yield self._read(source, slice(begin, begin + size))
         elif isinstance(source, Path):
             yield from _parquet(source, self._column)
         else:
             for number, row in enumerate(hugging_face_rows(source, self._column, None)):
                 name = f"hf:{source}:{number}"
                 yield _checked(name, _listed(name, self._column, row[self._column]), 0)
+
+    def _read(self, arrays: Mapping[str, _Any], where: slice) -> _Tokens:
+        """The tokens of a stretch, marked where they do not count, without its padding."""
+        tokens = _checked(self.spec, arrays["tokens"][where].reshape(-1), where.start)
+        if "mask" in arrays:
+            tokens = tokens | np.where(arrays["mask"][where].reshape(-1), np.uint64(0), _UNCOUNTED)
+        if "attention_mask" in arrays:
+            tokens = tokens[arrays["attention_mask"][where].reshape(-1) != 0]
+        return tokens
 
 
 def open_tokens(
@@ -193,9 +211,11 @@ def open_tokens(
     Args:
         spec: a `.npy` file of integers [N] or [rows, S], which is mapped, not read; a `.npz` file
             with `tokens` and, where documents are known, `document_ids` ([N], [rows] or [rows, S];
-            2^64 - 1 is padding and left out) or `document_starts` (of a line of tokens); a
-            `.parquet` file with a column of lists; `hf:NAME[@CONFIG][:SPLIT]` with such a column;
-            or an array, or a mapping of arrays of these names.
+            2^64 - 1 is padding and left out) or `document_starts` (of a line of tokens), and where
+            not all tokens count, masks of their shape: `mask`, False where a token is read and does
+            not count, `attention_mask`, 0 at padding, which is left out; a `.parquet` file with a
+            column of lists; `hf:NAME[@CONFIG][:SPLIT]` with such a column; or an array, or a
+            mapping of arrays of these names.
         column: the field that holds the lists, in Parquet and datasets.
         separator: the token behind which a document ends. It is read and does not count.
         special: further tokens that the model reads and that never count, such as BOS among them.
@@ -232,16 +252,22 @@ def _arrays(path: Path) -> dict[str, _Any]:
     raise InputError(f"tokens `{path}`: not .npy, .npz or .parquet; text is for `open_corpus`")
 
 
+_ENDS = frozenset({"document_ids", "document_starts"})
+_MASKS = ("mask", "attention_mask")
+
+
 def _fitting(name: str, arrays: dict[str, _Any]) -> dict[str, _Any]:
-    known = {"tokens", "document_ids", "document_starts"}
-    if "tokens" not in arrays or not set(arrays) <= known or len(arrays) > 2:
+    known = {"tokens", *_ENDS, *_MASKS}
+    if "tokens" not in arrays or not set(arrays) <= known or set(arrays) >= _ENDS:
         held = ", ".join(f"`{key}`" for key in arrays) or "nothing"
         raise InputError(
             f"tokens `{name}`: holds {held}; it needs `tokens`, and beside it at most "
-            "`document_ids` or `document_starts`"
+            "`document_ids` or `document_starts`, `mask` and `attention_mask`"
         )
     for key, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.integer):
+        if key in _MASKS:
+            _check_mask(name, key, array, arrays["tokens"])
+        elif not np.issubdtype(array.dtype, np.integer):
             raise InputError(f"tokens `{name}`: `{key}` is {array.dtype}; it must be of integers")
     tokens = arrays["tokens"]
     if tokens.ndim not in {1, 2} or not tokens.size:
@@ -274,14 +300,33 @@ def _fitting(name: str, arrays: dict[str, _Any]) -> dict[str, _Any]:
     return arrays
 
 
+def _check_mask(name: str, key: str, mask: _Any, tokens: _Any) -> None:
+    if mask.shape != tokens.shape:
+        raise InputError(
+            f"tokens `{name}`: `{key}` has shape {mask.shape}; it must be that of `tokens`, "
+            f"{tokens.shape}"
+        )
+    if mask.dtype.kind not in "biu" or (mask.size and (mask.min() < 0 or mask.max() > 1)):
+        raise InputError(f"tokens `{name}`: `{key}` holds more than true and false, or 0 and 1")
+
+
+def _hash(tokens: _Tokens) -> int:
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(tokens, "<u4").data)
+
+
+def _part(document: int, tokens: _Tokens, last: bool) -> Part:
+    counted = tokens < _UNCOUNTED
+    return Part(document, tokens.astype(np.uint32), last, None if counted.all() else counted)
+
+
 def _checked(name: str, tokens: _Any, at: int) -> _Tokens:
-    """Tokens as uint32."""
+    """Token ids, of what may be none."""
     if tokens.dtype.kind not in "iu":
         raise InputError(f"tokens `{name}`: {tokens.dtype} at {at}; tokens are integers")
     if tokens.size and (int(tokens.min()) < 0 or int(tokens.max()) > 0xFFFF_FFFF):
         bad = int(tokens.min()) if int(tokens.min()) < 0 else int(tokens.max())
         raise InputError(f"tokens `{name}`: {bad} at {at} or behind it; no token has that number")
-    return np.ascontiguousarray(tokens, np.uint32)
+    return np.ascontiguousarray(tokens, np.uint64)
 
 
 def _listed(name: str, column: str, value: object) -> _Any:
@@ -293,7 +338,7 @@ def _listed(name: str, column: str, value: object) -> _Any:
         raise InputError(
             f"tokens `{name}`: field `{column}` is no list of integers; name another with `column`"
         )
-    return row if row.size else np.empty(0, np.uint32)
+    return row if row.size else np.empty(0, np.uint64)
 
 
 def _parquet(path: Path, column: str) -> Iterator[_Tokens]:

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from glossator.errors import InputError
@@ -44,7 +44,9 @@ def new_tree(path: Path) -> Iterator[Path]:
         InputError: it cannot be written, or the disk is full.
     """
     try:
-        with new_folder(path) as scratch, _locked(scratch):
+        # The lock is given back after the folder has its name.
+        with ExitStack() as lock, new_folder(path) as scratch:
+            lock.enter_context(_locked(scratch))
             _sweep(scratch, path.name)
             yield scratch
     except OSError as error:

@@ -12,10 +12,9 @@ ended without an answer, the server is asked whether it has a latent before that
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,23 @@ from typing import Any, TypeVar
 
 from glossator.errors import InputError
 from glossator.export.chosen import Chosen, Exported
+from glossator.export.journal import Journal
 from glossator.export.material import Page, pages
 from glossator.export.neuronpedia import NeuronpediaSource, quantile
 from glossator.progress import SILENT, Progress
 from glossator.records import content_id
 
-__all__ = ["KEY_VARIABLE", "METHODS", "MODELS", "SERVER", "Sent", "dry_run", "payloads", "upload"]
+__all__ = [
+    "KEY_VARIABLE",
+    "METHODS",
+    "MODELS",
+    "SERVER",
+    "Sent",
+    "dry_run",
+    "payloads",
+    "upload",
+    "without_refused",
+]
 
 KEY_VARIABLE = "NEURONPEDIA_API_KEY"
 """The environment variable that holds the key."""
@@ -163,8 +173,7 @@ def _refused(feature: dict[str, Any], methods: set[str], models: set[str]) -> It
     if not feature["activations"]:
         yield f"{latent}: has no example"
     for one in feature["explanations"]:
-        # The server counts UTF-16 units.
-        size = len(one["text"].encode("utf-16-le")) // 2
+        size = _length(one)
         if size > _TEXT:
             yield f"{latent}: its explanation has {size} characters; at most {_TEXT} are taken"
         if one["methodName"] is not None and one["methodName"] not in methods:
@@ -180,6 +189,28 @@ def _refused(feature: dict[str, Any], methods: set[str], models: set[str]) -> It
     for name in ("topLogits", "bottomLogits"):
         if any(not one["token"] for one in feature[name]):
             yield f"{latent}: `{name}` has an empty token"
+
+
+def without_refused(bodies: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same without explanations that are too long, and without latents that no example shows.
+
+    Args:
+        bodies: as `payloads` gives them.
+    """
+    for body in bodies:
+        features = []
+        for one in body["features"]:
+            said = [each for each in one["explanations"] if _length(each) <= _TEXT]
+            shown = [each for each in one["activations"] if len(each["tokens"]) <= _TOKENS]
+            if shown:
+                features.append({**one, "explanations": said, "activations": shown})
+        if features:
+            yield {**body, "features": features}
+
+
+def _length(explanation: dict[str, Any]) -> int:
+    """As the server counts: in UTF-16 units."""
+    return len(explanation["text"].encode("utf-16-le")) // 2
 
 
 def upload(
@@ -205,7 +236,8 @@ def upload(
 
     Raises:
         InputError: no key, a key that is refused, latents that the server refuses (its words
-            follow), or no answer after all attempts. What was sent stays sent: call again.
+            follow), a latent that was sent before and is another now, or no answer after all
+            attempts. What was sent stays sent: call again.
     """
     try:
         import httpx
@@ -214,7 +246,7 @@ def upload(
     key = os.environ.get(KEY_VARIABLE, "")
     if not key:
         raise InputError(f"upload: no key; put it into the environment as {KEY_VARIABLE}")
-    book = _Journal(Path(journal))
+    book = Journal(journal)
     ask = partial(_patiently, attempts, wait)
     sent = before = 0
     # A proxy from the environment does not reach this machine's own ports.
@@ -226,20 +258,27 @@ def upload(
         progress.stage("upload", unit="calls") as bar,
     ):
         for body in bodies:
-            names = {one["index"]: _hash(body, one) for one in body["features"]}
-            fresh = {latent for latent, name in names.items() if name not in book.sent}
-            if any(names[latent] in book.begun for latent in fresh):
-                # A call is taken whole or not at all, so what is there was in one that was.
-                there = {latent for latent in sorted(fresh) if ask(_has, client, body, latent)}
-                book.write("sent", [names[latent] for latent in sorted(there)])
-                fresh -= there
-            before += len(names) - len(fresh)
+            at = f"{client.base_url.netloc.decode()}/{body['modelId']}/{body['source']}"
+            latents = {f"{at}/{one['index']}": one for one in body["features"]}
+            own = {place: content_id(one) for place, one in latents.items()}
+            for place in [place for place in own if place in book.begun and place not in book.sent]:
+                # Sent, but whether it arrived is not known.
+                if ask(_has, client, body, latents[place]["index"]):
+                    book.write("sent", {place: book.begun[place]})
+            for place in own:
+                if book.sent.get(place, own[place]) != own[place]:
+                    raise InputError(
+                        f"{place}: was sent before with other examples or explanations, and the "
+                        "server would keep both; name another --suffix, or remove it there and "
+                        f"its lines in {book.path}"
+                    )
+            fresh = {place: content for place, content in own.items() if place not in book.sent}
+            before += len(own) - len(fresh)
             if fresh:
-                features = [one for one in body["features"] if one["index"] in fresh]
-                hashes = [names[one["index"]] for one in features]
-                book.write("sending", hashes)
+                book.write("sending", fresh)
+                features = [latents[place] for place in fresh]
                 ask(_Send(client, {**body, "features": features}, key))
-                book.write("sent", hashes)
+                book.write("sent", fresh)
                 sent += len(fresh)
             bar.advance(1)
     return Sent(sent, before)
@@ -311,39 +350,3 @@ def _has(client: Any, body: dict[str, Any], latent: int) -> bool:  # noqa: ANN40
     if reply.status_code >= 400:
         raise _FaultError(f"status {reply.status_code}")
     return True
-
-
-class _Journal:
-    """What was begun and what was sent, by the hash of each latent's content."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.begun: set[str] = set()
-        self.sent: set[str] = set()
-        whole = True
-        if path.exists():
-            text = path.read_text(encoding="utf-8")
-            whole = text.endswith("\n") or not text
-            for line in text.splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # the last line of a process that was killed
-                (self.sent if entry["what"] == "sent" else self.begun).update(entry["latents"])
-        self._between = "" if whole else "\n"
-
-    def write(self, what: str, hashes: Sequence[str]) -> None:
-        if not hashes:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"what": what, "latents": list(hashes)})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{self._between}{line}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self._between = ""
-        (self.sent if what == "sent" else self.begun).update(hashes)
-
-
-def _hash(body: dict[str, Any], feature: dict[str, Any]) -> str:
-    return content_id(body["modelId"], body["source"], feature)

@@ -36,7 +36,7 @@ _TYPES = {
     "F32": "<f4",
 }
 _HEADER = 1 << 20
-_POSTINGS = 1 << 22
+_POSTINGS = 1 << 20
 _CONTEXTS = 1_024
 
 
