@@ -1,6 +1,6 @@
 """What the gate says of right coders and of every convention read wrongly, on real hidden states.
 
-    python -m benches.gate_figures                       # SmolLM2-135M, about 15 minutes on 2 cores
+    python -m benches.gate_figures               # SmolLM2-135M, half an hour or more on 2 cores
     python -m benches.gate_figures --parts norms mlps --data /tmp/gate-figures
 
 Coders are trained on 30,000 tokens of the standard library's docstrings and measured on others:
