@@ -50,6 +50,7 @@ def test_a_convention_read_wrongly_is_refused_until_told_to_go_on(world, tmp_pat
     facts, notes = gate_of(out)
     assert facts["reason"] == "--no-gate"
     assert "the coder was not checked on real text: --no-gate" in notes
+    assert any(note.startswith("an earlier check refused it: ") for note in notes)
 
 
 def test_a_corpus_of_too_few_tokens_is_recorded_as_not_checked(world, tmp_path):

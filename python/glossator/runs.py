@@ -315,10 +315,14 @@ class Run:
                 "tokens in a row with the explain side and are not used"
             )
         gate = stages.get("gate", {})
-        if "reason" in gate:
+        if gate.get("reason"):
             notes.append(f"the coder was not checked on real text: {gate['reason']}")
+            if gate.get("verdict") == "misread":
+                notes.append(f"an earlier check refused it: {gate['line']}")
         elif gate.get("verdict") == "warns":
             notes.append(gate["line"])
+        declared = stages.get("harvest", {}).get("coder", {}).get("declared", {})
+        notes += [f"the coder's files: {line}" for line in declared.get("warnings", ())]
         for name in ("neighbours", "scramble"):
             notes += stages.get(name, {}).get("notes", [])
         return notes

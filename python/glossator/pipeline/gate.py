@@ -47,7 +47,7 @@ def gate_stage(run: Run, subject: Subject, coder: SparseCoder, contexts: Context
             facts["reason"] = f"the corpus has {len(x)} tokens; the check needs {FEWEST_ROWS}"
             return
         report = check_coder(coder, x, target, others=others)
-        facts |= report.model_dump(mode="json")
+        facts |= {**report.model_dump(mode="json"), "reason": None}
         refuse_misread(report)
 
 
