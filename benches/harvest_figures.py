@@ -71,12 +71,7 @@ def measure(figures, given, scratch):
     index = whole()
     counts = torch.bincount(coder.active(live).latents, minlength=given.latents)
     np.testing.assert_array_equal(index.counts(), counts.numpy())
-    times = {forward: [], product: [], whole: []}
-    for _ in range(given.rounds):
-        for part, taken in times.items():
-            begun = time.perf_counter()
-            part()
-            taken.append(time.perf_counter() - begun)
+    times = timed(given.rounds, forward, product, whole)
     shape = f"{name_of(given)} {given.hookpoint} L={given.latents} k={given.k} tokens={len(live)}"
     least = [a + b for a, b in zip(times[forward], times[product], strict=True)]
     figures.add("harvest", "glossator", shape, "time", "s", times[whole])
@@ -108,18 +103,24 @@ def measure_passes(figures, given, scratch):
     one, other = together(), apart()
     for at in coders:
         np.testing.assert_array_equal(one[at].counts(), other[at].counts())
-    times = {together: [], apart: []}
-    for _ in range(given.rounds):
-        for part, taken in times.items():
-            begun = time.perf_counter()
-            part()
-            taken.append(time.perf_counter() - begun)
+    times = timed(given.rounds, together, apart)
     shape = f"{name_of(given)} {len(coders)} hookpoints L={given.latents} k={given.k}"
     shape += f" tokens={contexts.census().tokens}"
     figures.add("harvest of several", "glossator, one pass", shape, "time", "s", times[together])
     figures.add(
         "harvest of several", "glossator, a pass for each", shape, "time", "s", times[apart]
     )
+
+
+def timed(rounds, *parts):
+    """Seconds of each part, one after the other in every round."""
+    times = {part: [] for part in parts}
+    for _ in range(rounds):
+        for part, taken in times.items():
+            begun = time.perf_counter()
+            part()
+            taken.append(time.perf_counter() - begun)
+    return times
 
 
 def packed(subject, given, scratch):

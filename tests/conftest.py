@@ -59,3 +59,14 @@ def _private_cache(tmp_path_factory):
         for name in ("GLOSSATOR_JUDGE_API_KEY", "OPENAI_API_KEY"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Products that are small only wait for a second thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -16,14 +16,7 @@ from glossator.coders.train import _Trainer
 from glossator.encode import GroupMax, Threshold, TopK
 from glossator.errors import InputError
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Products this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _coder(n_latents=24, width=6, out=None, seed=0, **changes):
